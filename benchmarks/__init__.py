@@ -1,0 +1,1 @@
+"""Longer measurements: ``python -m benchmarks.NAME --out DIR``."""

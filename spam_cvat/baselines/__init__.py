@@ -1,0 +1,1 @@
+"""Baselines: clean ByteTrack and GHOST, for comparison and as the trackers that labels train."""

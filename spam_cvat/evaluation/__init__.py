@@ -1,0 +1,1 @@
+"""Evaluation: HOTA, CLEAR and Identity as TrackEval computes them, and quality against clicks."""

@@ -1,0 +1,1 @@
+"""Formats: MOTChallenge text and CVAT tracks, read and written without loss."""

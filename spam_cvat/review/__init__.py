@@ -1,0 +1,1 @@
+"""Review: what to ask a human, what the answers mean, and a simulated human to measure both."""
