@@ -1,7 +1,8 @@
 """Box arithmetic on (N, 4) arrays.
 
 Boxes are ``x1, y1, x2, y2`` in pixels, float32, the origin at the image's top-left corner; ``x2`` and ``y2`` are
-exclusive, so a width is ``x2 - x1`` without the +1 of older tools. Functions take and return arrays and know nothing of frames.
+exclusive, so a width is ``x2 - x1`` without the +1 of older tools. Functions take and return arrays and know nothing
+of frames.
 """
 
 import numpy as np
