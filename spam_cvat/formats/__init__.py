@@ -1,1 +1,1 @@
-"""Formats: MOTChallenge text and CVAT tracks, read and written without loss."""
+"""File formats of others: MOTChallenge text in :mod:`.mot`, CVAT tracks as JSON and XML in :mod:`.cvat`."""

@@ -1,0 +1,422 @@
+"""MOTChallenge text files and sequence folders.
+
+In: ``seqinfo.ini``, ``det/*.txt``, ``gt/gt.txt``, ``gmc.txt`` and result files. Out: Detections, Tracks, GroundTruth
+and camera warps, and the text of Tracks on the way back. Files count frames from 1 and hold left, top, width, height;
+everything that leaves this module counts from 0 and holds corners. A bad row is refused as ``file:line: reason``.
+"""
+
+import configparser
+from collections.abc import Callable
+from collections.abc import Sequence as Rows
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spam_cvat.boxes import xywh_to_xyxy
+from spam_cvat.detections import Detections, VideoInfo
+from spam_cvat.errors import InputError
+from spam_cvat.tracks import Tracks
+
+PEDESTRIAN = 1
+# A score such as 1.0000001 is a rounding of the program that wrote it, not a mistake.
+SCORE_SLACK = 1e-4
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """Every row of a ground-truth file, in frame order, rows of a frame in the file's order.
+
+    The columns that a scorer needs and Tracks does not have stay: distractors of other classes, rows marked as not to
+    be scored, and boxes in full precision.
+
+    Attributes:
+        video: the video they belong to.
+        frame: (M,) int32, from 0.
+        id: (M,) int64 identities as in the file.
+        box: (M, 4) float64, x1 y1 x2 y2 in pixels.
+        confidence: (M,) float64; 0 marks a row that is not scored.
+        category: (M,) int16, MOTChallenge class (1 pedestrian ... 13); 1 where the file has none.
+        visibility: (M,) float64 in [0, 1]; 1 where the file has none.
+    """
+
+    video: VideoInfo
+    frame: NDArray[np.int32]
+    id: NDArray[np.int64]
+    box: NDArray[np.float64]
+    confidence: NDArray[np.float64]
+    category: NDArray[np.int16]
+    visibility: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self.frame)
+
+    def select(self, rows: NDArray[Any]) -> "GroundTruth":
+        """The rows of a boolean mask or of an ascending index array."""
+        columns = ("frame", "id", "box", "confidence", "category", "visibility")
+        return replace(self, **{name: getattr(self, name)[rows] for name in columns})
+
+    def window(self, start: int, stop: int) -> "GroundTruth":
+        """Rows of frames start .. stop - 1, renumbered from 0, as a video of their own."""
+        start, stop = max(start, 0), min(stop, self.video.num_frames)
+        cut = self.select((self.frame >= start) & (self.frame < stop))
+        video = replace(self.video, num_frames=max(stop - start, 0))
+        return replace(cut, video=video, frame=(cut.frame - start).astype(np.int32))
+
+    def tracks(self, classes: Rows[int] = (PEDESTRIAN,)) -> Tracks:
+        """The rows to be scored, of the classes named, as Tracks of one label.
+
+        Rows of confidence 0 and boxes without area are left out; identities are kept, or moved up together where the
+        file counts them from 0.
+        """
+        solid = (self.box[:, 2:] > self.box[:, :2]).all(1)
+        kept = self.select((self.confidence != 0) & np.isin(self.category, classes) & solid)
+        return Tracks.create(self.video, kept.frame, kept.id + _shift(kept.id), kept.box)
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """One sequence folder in memory.
+
+    Attributes:
+        video: name, length, size and rate from ``seqinfo.ini``.
+        folder: where it was read from.
+        detections: candidate boxes of one detector.
+        ground_truth: rows of ``gt/gt.txt``, or None where there is none.
+        warps: (num_frames, 2, 3) float64, pixel coordinates of frame k - 1 to frame k, or None without ``gmc.txt``.
+    """
+
+    video: VideoInfo
+    folder: Path
+    detections: Detections
+    ground_truth: GroundTruth | None
+    warps: NDArray[np.float64] | None
+
+    @property
+    def name(self) -> str:
+        """The sequence's name."""
+        return self.video.name
+
+    def window(self, start: int, stop: int) -> "Sequence":
+        """Frames start .. stop - 1, renumbered from 0, as a sequence of their own; its first warp is the identity."""
+        start, stop = max(start, 0), min(stop, self.video.num_frames)
+        warps = None
+        if self.warps is not None:
+            warps = self.warps[start:stop].copy()
+            warps[:1] = np.eye(2, 3)
+        return replace(
+            self,
+            video=replace(self.video, num_frames=max(stop - start, 0)),
+            detections=self.detections.window(start, stop),
+            ground_truth=None if self.ground_truth is None else self.ground_truth.window(start, stop),
+            warps=warps,
+        )
+
+
+def half_val(sequence: Sequence) -> Sequence:
+    """Frames N//2+1 .. N-1 renumbered from 0: the validation half of ByteTrack and OC-SORT."""
+    return sequence.window(sequence.video.num_frames // 2 + 1, sequence.video.num_frames)
+
+
+def first_half(sequence: Sequence) -> Sequence:
+    """Frames 0 .. N//2: the training half of ByteTrack and OC-SORT."""
+    return sequence.window(0, sequence.video.num_frames // 2 + 1)
+
+
+def read_seqinfo(folder: str | Path) -> VideoInfo:
+    """Read a folder's ``seqinfo.ini``.
+
+    Raises:
+        InputError: the file is missing, or lacks a value, or holds one that no video has.
+    """
+    path = Path(folder) / "seqinfo.ini"
+    parser = configparser.ConfigParser(interpolation=None)
+    try:
+        parser.read_string(_read_text(path), source=str(path))
+        section = parser["Sequence"]
+        return VideoInfo(
+            name=section.get("name", Path(folder).resolve().name),
+            num_frames=int(section["seqLength"]),
+            width=int(section["imWidth"]),
+            height=int(section["imHeight"]),
+            fps=float(section.get("frameRate", "30")),
+        )
+    except KeyError as error:
+        raise InputError(f"{path}: no {error.args[0]}; a sequence needs seqLength, imWidth and imHeight") from error
+    except (configparser.Error, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path}: {reason}") from error
+
+
+def read_sequence(folder: str | Path, detections: str | Path | None = "yolox_x") -> Sequence:
+    """Read a MOTChallenge sequence folder.
+
+    Args:
+        folder: holds ``seqinfo.ini`` and, as far as they exist, ``det/``, ``gt/gt.txt`` and ``gmc.txt``.
+        detections: a detector's name (``det/<name>.txt``), a path to a detection file, or None for no detections.
+
+    Raises:
+        InputError: something named is missing or holds a bad row.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; give a MOTChallenge sequence with a seqinfo.ini")
+    video = read_seqinfo(folder)
+    truth, motion = folder / "gt" / "gt.txt", folder / "gmc.txt"
+    return Sequence(
+        video=video,
+        folder=folder,
+        detections=Detections.empty(video)
+        if detections is None
+        else read_detections(_detection_file(folder, detections), video),
+        ground_truth=read_ground_truth(truth, video) if truth.is_file() else None,
+        warps=read_warps(motion, video.num_frames) if motion.is_file() else None,
+    )
+
+
+def read_detections(path: str | Path, video: VideoInfo) -> Detections:
+    """Read a detection file: ``frame,-1,left,top,width,height[,confidence,...]``, frames from 1.
+
+    Raises:
+        InputError: ``file:line: reason`` for the first bad row.
+    """
+    table, lines = _read_table(path, columns=6)
+    frame, box = _frames_and_boxes(path, table, lines, video, area=True)
+    score = table[:, 6] if table.shape[1] > 6 else np.ones(len(table))
+    wrong = ~((score >= -SCORE_SLACK) & (score <= 1 + SCORE_SLACK))
+    _refuse(path, lines, wrong, lambda row: f"confidence {score[row]:g} is outside 0..1; rescale the file's scores")
+    return Detections.create(video, frame, box, np.clip(score, 0, 1))
+
+
+def read_tracks(path: str | Path, video: VideoInfo, labels: Rows[str] = ("person",)) -> Tracks:
+    """Read a result file: ``frame,id,left,top,width,height[,confidence[,class,...]]``, frames from 1.
+
+    A confidence outside 0..1 says nothing in such files (many programs write -1) and is read as 1. Where there is more
+    than one label, the eighth column is the label's number from 1, as :func:`write_tracks` writes it. Identities that
+    count from 0 are all moved up by one.
+
+    Raises:
+        InputError: ``file:line: reason`` for the first bad row.
+    """
+    table, lines = _read_table(path, columns=6)
+    frame, box = _frames_and_boxes(path, table, lines, video, area=True)
+    ids = _identities(path, table, lines, frame)
+    _refuse(path, lines, ids < 0, lambda row: f"identity {ids[row]} is negative; tracks have identities of 1 or more")
+    score = table[:, 6] if table.shape[1] > 6 else np.ones(len(table))
+    score = np.where((score >= 0) & (score <= 1), score, 1)
+    label = np.zeros(len(table), np.int64)
+    if len(labels) > 1 and table.shape[1] > 7:
+        label = np.nan_to_num(table[:, 7], nan=0).astype(np.int64) - 1
+        wrong = (label < 0) | (label >= len(labels))
+        _refuse(path, lines, wrong, lambda row: f"class {label[row] + 1} is not one of 1..{len(labels)}")
+    return Tracks.create(video, frame, ids + _shift(ids), box, score, label=label, labels=labels)
+
+
+def read_ground_truth(path: str | Path, video: VideoInfo) -> GroundTruth:
+    """Read a ground-truth file, every row of it.
+
+    Eight or nine columns are MOT16 and later, ``frame,id,left,top,width,height,confidence,class[,visibility]``; other
+    widths (2D MOT 2015 has three world coordinates, result files have -1,-1,-1) have no class: all rows are of class 1.
+
+    Raises:
+        InputError: ``file:line: reason`` for the first bad row.
+    """
+    table, lines = _read_table(path, columns=6)
+    frame, box = _frames_and_boxes(path, table, lines, video, area=False)
+    ids = _identities(path, table, lines, frame)
+    count = len(table)
+    classed = table.shape[1] in (8, 9)
+    category = table[:, 7] if classed else np.ones(count)
+    _refuse(path, lines, ~np.isfinite(category), lambda row: "class is not a number")
+    visibility = table[:, 8] if table.shape[1] == 9 else np.ones(count)
+    confidence = table[:, 6] if table.shape[1] > 6 else np.ones(count)
+    order = np.argsort(frame, kind="stable")
+    return GroundTruth(
+        video=video,
+        frame=frame[order].astype(np.int32),
+        id=ids[order],
+        box=box[order],
+        # The scorer reads this column as an integer flag, as TrackEval does.
+        confidence=np.trunc(np.nan_to_num(confidence, nan=1.0))[order],
+        category=np.where(category < 0, PEDESTRIAN, category)[order].astype(np.int16),
+        visibility=np.clip(np.nan_to_num(visibility, nan=1.0), 0, 1)[order],
+    )
+
+
+def read_warps(path: str | Path, num_frames: int) -> NDArray[np.float64]:
+    """Read camera motion: ``frame a00 a01 a02 a10 a11 a12`` a line, frames from 0, frame k - 1 to frame k.
+
+    Returns:
+        (num_frames, 2, 3) float64; the identity where the file has no line, and for frame 0.
+
+    Raises:
+        InputError: ``file:line: reason`` for the first bad row.
+    """
+    table, lines = _read_table(path, columns=7)
+    frame = _whole(path, table[:, 0], lines, "frame")
+    _refuse(
+        path,
+        lines,
+        (frame < 0) | (frame >= num_frames),
+        lambda row: f"frame {frame[row]} is outside 0..{num_frames - 1}",
+    )
+    _refuse(path, lines, ~np.isfinite(table[:, 1:7]).all(1), lambda row: "the affine map is not finite")
+    warps = np.tile(np.eye(2, 3), (num_frames, 1, 1))
+    warps[frame] = table[:, 1:7].reshape(-1, 2, 3)
+    warps[:1] = np.eye(2, 3)
+    return warps
+
+
+def write_tracks(path: str | Path, tracks: Tracks, *, ground_truth: bool = False) -> None:
+    """Write a result file, by frame and then identity; read back, boxes and scores are the same to the last bit.
+
+    Args:
+        path: file to write; its folder is made.
+        tracks: what to write. Which detection a box came from has no place in the format.
+        ground_truth: write ``...,1,class,1`` rows, as training code reads them, in place of
+            ``...,confidence,-1,-1,-1``.
+    """
+    order = np.lexsort((tracks.track, tracks.frame))
+    tracks = tracks.select(order)
+    boxes = _exact_xywh(tracks.box)
+    named = ground_truth or len(tracks.labels) > 1
+    out = []
+    for row, (frame, track, score, label) in enumerate(
+        zip(tracks.frame.tolist(), tracks.track.tolist(), tracks.score, tracks.label.tolist(), strict=True)
+    ):
+        category = label + 1 if named else -1
+        tail = f"1,{category},1" if ground_truth else f"{score!s},{category},-1,-1"
+        out.append(f"{frame + 1},{track},{boxes[row]},{tail}\n")
+    _write_text(path, out)
+
+
+def write_detections(path: str | Path, detections: Detections) -> None:
+    """Write a detection file; read back, boxes and scores are the same to the last bit. Labels have no place in it."""
+    boxes = _exact_xywh(detections.box)
+    rows = zip(detections.frame.tolist(), boxes, detections.score, strict=True)
+    _write_text(path, [f"{frame + 1},-1,{box},{score!s},-1,-1,-1\n" for frame, box, score in rows])
+
+
+def _write_text(path: str | Path, lines: list[str]) -> None:
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(lines), encoding="utf-8")
+
+
+def _exact_xywh(box: NDArray[np.float32]) -> list[str]:
+    """Text ``left,top,width,height`` that gives back the very float32 corners, short where a short one does."""
+    # The shortest decimals of the corners; their difference has few digits too, after the float noise is cut.
+    short = np.array([[float(str(value)) for value in row] for row in box]).reshape(-1, 4)
+    size = np.round(short[:, 2:] - short[:, :2], 9)
+    exact = box[:, 2:].astype(np.float64) - box[:, :2]
+    size = np.where((short[:, :2] + size).astype(np.float32) == box[:, 2:], size, exact)
+    return [
+        ",".join(f"{value:.15g}" if value == float(f"{value:.15g}") else repr(value) for value in row)
+        for row in np.concatenate([short[:, :2], size], axis=1).tolist()
+    ]
+
+
+def _detection_file(folder: Path, detections: str | Path) -> Path:
+    named = folder / "det" / f"{detections}.txt"
+    if named.is_file():
+        return named
+    if Path(detections).is_file():
+        return Path(detections)
+    known = sorted(file.stem for file in folder.glob("det/*.txt"))
+    raise InputError(f"{folder}: no detections {str(detections)!r}; there are: {', '.join(known) or 'none'}")
+
+
+def _shift(ids: NDArray[np.int64]) -> int:
+    """What to add so that identities start above 0; DanceTrack counts them from 0."""
+    return max(0, 1 - int(ids.min())) if len(ids) else 0
+
+
+def _read_text(path: str | Path) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise InputError(f"{path}: cannot read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not a text file") from error
+
+
+def _read_table(path: str | Path, columns: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Numbers of a comma- or blank-separated file, at least ``columns`` wide, and each row's line number."""
+    text = _read_text(path).splitlines()
+    lines = np.array([number for number, line in enumerate(text, 1) if line.strip()], np.int64)
+    rows = [text[number - 1] for number in lines]
+    if not rows:
+        return np.zeros((0, columns)), lines
+    delimiter = "," if "," in rows[0] else None
+    try:
+        table = np.loadtxt(rows, delimiter=delimiter, comments=None, ndmin=2)
+    except ValueError:
+        table = _parse_slowly(path, rows, lines, delimiter)
+    if table.shape[1] < columns:
+        raise InputError(f"{path}:{lines[0]}: {table.shape[1]} columns where at least {columns} are needed")
+    return table, lines
+
+
+def _parse_slowly(
+    path: str | Path, rows: list[str], lines: NDArray[np.int64], delimiter: str | None
+) -> NDArray[np.float64]:
+    """Parse row by row: names the first bad one, and pads shorter rows with NaN where all are numbers."""
+    parsed = []
+    for row, line in zip(rows, lines, strict=True):
+        fields = row.strip().rstrip(",").split(delimiter)
+        values = []
+        for field in fields:
+            try:
+                values.append(float(field))
+            except ValueError:
+                raise InputError(f"{path}:{line}: {field.strip()!r} is not a number") from None
+        parsed.append(values)
+    width = max(len(values) for values in parsed)
+    return np.array([values + [np.nan] * (width - len(values)) for values in parsed])
+
+
+def _refuse(
+    path: str | Path, lines: NDArray[np.int64], wrong: NDArray[np.bool_] | np.bool_, reason: Callable[[int], str]
+) -> None:
+    """Raise InputError for the first row marked as wrong."""
+    if wrong.any():
+        row = int(np.flatnonzero(wrong)[0])
+        raise InputError(f"{path}:{lines[row]}: {reason(row)}")
+
+
+def _whole(path: str | Path, column: NDArray[np.float64], lines: NDArray[np.int64], name: str) -> NDArray[np.int64]:
+    with np.errstate(invalid="ignore"):
+        wrong = ~((column == np.trunc(column)) & (np.abs(column) < 2**31))
+    _refuse(path, lines, wrong, lambda row: f"{name} {column[row]:g} is not a whole number")
+    return column.astype(np.int64)
+
+
+def _frames_and_boxes(
+    path: str | Path, table: NDArray[np.float64], lines: NDArray[np.int64], video: VideoInfo, *, area: bool
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Frames from 0 and float64 corners, checked."""
+    frame = _whole(path, table[:, 0], lines, "frame")
+    outside = (frame < 1) | (frame > video.num_frames)
+    _refuse(path, lines, outside, lambda row: f"frame {frame[row]} is outside 1..{video.num_frames}")
+    size = table[:, 4:6]
+    with np.errstate(invalid="ignore"):
+        wild = ~(np.abs(table[:, 2:6]) <= 1e6).all(1)
+        thin = ~((size > 0) if area else (size >= 0)).all(1)
+    _refuse(path, lines, wild, lambda row: f"box {table[row, 2:6].tolist()} is not finite")
+    _refuse(path, lines, thin, lambda row: f"box of width {size[row, 0]:g} and height {size[row, 1]:g}")
+    return frame - 1, xywh_to_xyxy(table[:, 2:6]).astype(np.float64)
+
+
+def _identities(
+    path: str | Path, table: NDArray[np.float64], lines: NDArray[np.int64], frame: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Identities, at most one box each in a frame."""
+    ids = _whole(path, table[:, 1], lines, "identity")
+    order = np.lexsort((np.arange(len(ids)), frame, ids))
+    twin = np.zeros(len(ids), bool)
+    twin[order[1:]] = (np.diff(ids[order]) == 0) & (np.diff(frame[order]) == 0)
+    _refuse(path, lines, twin, lambda row: f"identity {ids[row]} has another box in frame {frame[row] + 1}")
+    return ids
