@@ -22,7 +22,7 @@ from spam_cvat.detections import Detections
 from spam_cvat.errors import InputError
 from spam_cvat.tracks import Tracks
 
-KINDS = ("accept", "reject", "refine", "same", "different", "split", "assign", "withdraw")
+KINDS = ("accept", "reject", "refine", "same", "different", "split", "assign", "mixed", "withdraw")
 # A box that a new run of the detector moved a little is still the box the human saw; below this it is another one.
 REBIND_IOU = 0.7
 _EXACTLY_TWO = ("different", "split")
@@ -40,6 +40,7 @@ class Answer:
     ``different``         these two are never one person
     ``split``             these two, neighbours in one automatic track, belong to different people
     ``assign``            all of these belong to the person named ``identity``; other names are other people
+    ``mixed``             these are more than one person; where the person changes is not said yet, so it joins nobody
     ``withdraw``          the earlier reply to ``question`` no longer counts (no detections)
     ====================  ==============================================================================================
 
@@ -97,7 +98,7 @@ class Answer:
             return "an identity goes with assign, and only with it"
         if self.kind == "withdraw":
             return "" if self.question and not count else "names a question and no detections"
-        least = 2 if self.kind in (*_EXACTLY_TWO, "same") else 1
+        least = 2 if self.kind in (*_EXACTLY_TWO, "same", "mixed") else 1
         if count < least or (self.kind in _EXACTLY_TWO and count != 2) or (self.kind == "refine" and count != 1):
             return f"{count} detections are not what it is about"
         return ""
@@ -163,6 +164,7 @@ class Clamps:
             in frame order, so consecutive pairs say it all.
         cannot: (K, 2) int64 rows, smaller first, never one person; holds for everybody joined to either by ``must``.
         boxes: corrected box per row, x1 y1 x2 y2 in pixels.
+        mixed: sets of rows that ``must`` never joins into one person; which of them to hold apart is not known yet.
         conflicts: answers, or parts of them, that do not count because a later one contradicts them; in words.
         unknown: answers, or parts of them, about detections that the table does not have; in words.
         replaced: earlier replies to questions that were answered again or withdrawn; in words.
@@ -173,6 +175,7 @@ class Clamps:
     must: NDArray[np.int64]
     cannot: NDArray[np.int64]
     boxes: dict[int, tuple[float, float, float, float]] = field(default_factory=dict)
+    mixed: list[tuple[int, ...]] = field(default_factory=list)
     conflicts: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
     replaced: list[str] = field(default_factory=list)
@@ -282,6 +285,7 @@ def resolve(answers: Sequence[Answer], detections: Detections) -> Clamps:
         must=state.chains(),
         cannot=state.apart(),
         boxes=dict(sorted(state.boxes.items())),
+        mixed=sorted(state.mixed),
         conflicts=state.conflicts[::-1],
         unknown=rows.unknown[::-1],
         replaced=replaced,
@@ -303,6 +307,8 @@ def _statements(answer: Answer, rows: Sequence[int | None]) -> Iterator[_Stateme
         yield from (("identity", row, answer.identity) for row in known)
     elif answer.kind == "same":
         yield ("chain", -1, sorted(set(known)))
+    elif answer.kind == "mixed":
+        yield ("mixed", -1, tuple(sorted(set(known))))
     elif len(known) == 2:
         yield ("apart", known[0], known[1])
 
@@ -382,6 +388,9 @@ class _State:
         self.name: dict[int, str] = {}
         self.named: dict[str, int] = {}
         self.pairs: set[tuple[int, int]] = set()
+        self.mixed: list[tuple[int, ...]] = []
+        self.mixed_people: list[int] = []
+        self.mixed_of: dict[int, set[int]] = {}
 
     def add(self, what: str, row: int, argument: Any) -> None:
         """Let one statement count, or note in ``refused`` why it does not."""
@@ -393,6 +402,8 @@ class _State:
             self._set_identity(row, argument)
         elif what == "apart":
             self._hold_apart(row, argument)
+        elif what == "mixed":
+            self._mix(argument)
         else:
             self._chain(argument)
 
@@ -416,6 +427,7 @@ class _State:
         if row not in self.parent:
             self.parent[row] = row
             self.members[row], self.frames[row], self.enemies[row] = [row], {int(self.frame[row])}, set()
+            self.mixed_of[row] = set()
         root = row
         while self.parent[root] != root:
             root = self.parent[root]
@@ -429,6 +441,8 @@ class _State:
             return "called one person, later answers say two"
         if a in self.name and b in self.name and self.name[a] != self.name[b]:
             return f"called one person, later answers name {self.name[a]!r} and {self.name[b]!r}"
+        if any(self.mixed_people[index] == 2 for index in self.mixed_of[a] & self.mixed_of[b]):
+            return "called one person, a later answer says mixed"
         small, large = sorted((self.frames[a], self.frames[b]), key=len)
         if not small.isdisjoint(large):
             return "called one person, which has another box in the same frame"
@@ -447,6 +461,9 @@ class _State:
         self.parent[b] = a
         self.members[a] += self.members.pop(b)
         self.frames[a] |= self.frames.pop(b)
+        for index in self.mixed_of[a] & self.mixed_of[b]:
+            self.mixed_people[index] -= 1
+        self.mixed_of[a] |= self.mixed_of.pop(b)
         for enemy in self.enemies.pop(b):
             self.enemies[enemy].discard(b)
             self.enemies[enemy].add(a)
@@ -483,6 +500,18 @@ class _State:
         self.enemies[first].add(second)
         self.enemies[second].add(first)
         self.pairs.add((min(a, b), max(a, b)))
+
+    def _mix(self, rows: tuple[int, ...]) -> None:
+        people = {self._find(row) for row in rows}
+        if len(rows) < 2 or rows in self.mixed:
+            return
+        if len(people) == 1:
+            self._refuse(rows[0], "called mixed, later answers say one person")
+            return
+        for root in people:
+            self.mixed_of[root].add(len(self.mixed))
+        self.mixed.append(rows)
+        self.mixed_people.append(len(people))
 
     def chains(self) -> NDArray[np.int64]:
         """(K, 2) per person consecutive rows, ascending."""

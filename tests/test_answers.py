@@ -36,6 +36,7 @@ ANSWERS = st.one_of(
     st.builds(lambda rows: said("reject", *rows), MANY),
     st.builds(lambda rows: said("same", *rows), MANY),
     st.builds(lambda rows, name: said("assign", *rows, identity=name), MANY, st.sampled_from("AB")),
+    st.builds(lambda rows: said("mixed", *rows), MANY),
     st.builds(lambda kind, rows: said(kind, *rows[:2]), st.sampled_from(["different", "split"]), MANY),
     st.builds(lambda row, x: said("refine", row, box=(x, 0.0, x + 5, 9.0)), ROW, st.floats(0, 9)),
 )
@@ -48,6 +49,7 @@ def consistent(clamps: Clamps, detections: Detections) -> None:
     assert (clamps.gate[clamps.must.ravel()] == 1).all()
     assert all(clamps.gate[row] == 1 for row in clamps.boxes)
     assert (person[clamps.cannot[:, 0]] != person[clamps.cannot[:, 1]]).all()
+    assert all(len(set(person[list(rows)])) > 1 for rows in clamps.mixed)
     keep = clamps.gate != 0
     tracks = Tracks.create(  # refuses two boxes of one person in a frame
         detections.video,
@@ -80,6 +82,8 @@ def test_the_last_answer_always_holds(log):
         assert clamps.boxes[rows[0]] == last.box
     if last.kind in ("same", "assign") and len(set(frames)) == len(frames):
         assert len(set(person[rows])) == 1
+    if last.kind == "mixed":
+        assert tuple(sorted(rows)) in clamps.mixed
     if last.kind in ("different", "split"):
         assert person[rows[0]] != person[rows[1]]
 
@@ -97,6 +101,7 @@ def test_order_matters_only_where_answers_conflict(log, random):
     for name in ("gate", "must", "cannot"):
         np.testing.assert_array_equal(getattr(again, name), getattr(clamps, name))
     assert again.boxes == clamps.boxes
+    assert again.mixed == clamps.mixed
 
 
 @given(LOGS)
@@ -158,6 +163,7 @@ def test_every_kind_is_understood():
         said("split", 5, 8),
         said("assign", 9, 12, identity="A"),
         said("assign", 10, 13, identity="B"),
+        said("mixed", 14, 17),
     ]
     assert {answer.kind for answer in log} == set(KINDS) - {"withdraw"}
     clamps = resolve(log, DETECTIONS)
@@ -166,6 +172,7 @@ def test_every_kind_is_understood():
     assert clamps.must.tolist() == [[3, 6], [9, 12], [10, 13]]
     assert clamps.cannot.tolist() == [[4, 7], [5, 8], [9, 10]]
     assert clamps.boxes == {2: (0.0, 0.0, 9.0, 9.0)}
+    assert clamps.mixed == [(14, 17)]
 
 
 def test_a_new_different_breaks_the_oldest_link_of_the_chain():
@@ -189,6 +196,15 @@ def test_a_later_split_cuts_an_older_chain_in_two():
     clamps = resolve([said("same", 0, 3, 6, 9, 12), said("split", 6, 9)], DETECTIONS)
     assert clamps.must.tolist() == [[0, 3], [3, 6], [9, 12]]
     assert len(clamps.conflicts) == 1
+
+
+def test_a_mixed_track_never_becomes_one_person_through_older_links():
+    clamps = resolve([said("same", 0, 3), said("same", 3, 6), said("mixed", 0, 3, 6)], DETECTIONS)
+    assert clamps.must.tolist() == [[3, 6]]
+    assert "a later answer says mixed" in clamps.conflicts[0]
+    clamps = resolve([said("mixed", 0, 3, 6), said("same", 0, 3), said("same", 3, 6)], DETECTIONS)
+    assert clamps.mixed == []
+    assert "later answers say one person" in clamps.conflicts[0]
 
 
 def test_a_rejected_box_leaves_the_chain_and_the_rest_stays_joined():
