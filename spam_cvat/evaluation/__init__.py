@@ -1,1 +1,5 @@
-"""Evaluation: HOTA, CLEAR and Identity as TrackEval computes them, and quality against clicks."""
+"""Scores of tracks against ground truth, equal to TrackEval's: HOTA, CLEAR MOT and Identity."""
+
+from spam_cvat.evaluation.scores import PRESETS, Scores, combine, evaluate, evaluate_files
+
+__all__ = ["PRESETS", "Scores", "combine", "evaluate", "evaluate_files"]
