@@ -52,14 +52,14 @@ class WorldConfig:
         keep_identity: a person who leaves the image and returns keeps the identity (DanceTrack) or not (MOTChallenge).
     """
 
-    near: float = 5.0
-    far: float = 28.0
+    near: float = 4.0
+    far: float = 32.0
     depth_power: float = 0.9
     camera_height: float = 2.2
     horizon: float = 0.38
     focal: float = 0.8
     stature_spread: float = 0.05
-    aspect: float = 0.4
+    aspect: float = 0.36
     occluders: float = 1.5
     keep_identity: bool = False
 
@@ -93,12 +93,12 @@ class MotionConfig:
     speed_spread: float = 0.3
     turn: float = 0.25
     flow: float = 0.6
-    standing: float = 0.25
+    standing: float = 0.35
     stop_rate: float = 0.03
     stop_time: float = 5.0
     groups: float = 0.5
     stay: float = 60.0
-    agility: float = 0.03
+    agility: float = 0.06
     agility_time: float = 0.5
     swap_time: float = 3.0
     gait: float = 0.06
@@ -161,7 +161,7 @@ class DetectorConfig:
         threshold: lowest score that is reported.
         nms: boxes that overlap a better one more than this (IoU) are not reported.
         jitter: error of each box edge as a share of the box's size.
-        jitter_slow: share of the jitter that lasts (a quarter of a second and more).
+        jitter_slow: share of the jitter's variance that lasts (a tenth of a second to more than one).
         jitter_occluded: how much the jitter grows as the person gets hidden.
         shrink: 0 boxes of the whole person, 1 boxes of the visible part.
         clip: boxes end at the image's border.
@@ -172,25 +172,25 @@ class DetectorConfig:
     base: float = 2.9
     sharpness: float = 1.0
     cap: float = 0.96
-    visibility_gain: float = 1.7
+    visibility_gain: float = 1.4
     size_gain: float = 1.5
     small: float = 0.1
     person_sd: float = 0.5
-    slow_sd: float = 0.5
+    slow_sd: float = 0.55
     slow_time: float = 1.0
-    fast_sd: float = 0.35
-    white_sd: float = 0.25
+    fast_sd: float = 0.25
+    white_sd: float = 0.13
     burst_rate: float = 0.02
     burst_time: float = 0.4
     threshold: float = 0.01
     nms: float = 0.7
-    jitter: float = 0.02
-    jitter_slow: float = 0.7
-    jitter_occluded: float = 2.0
-    shrink: float = 0.3
+    jitter: float = 0.016
+    jitter_slow: float = 0.85
+    jitter_occluded: float = 1.5
+    shrink: float = 0.2
     clip: bool = False
-    duplicates: float = 0.15
-    duplicate_quality: float = -3.5
+    duplicates: float = 0.4
+    duplicate_quality: float = -3.3
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ class ClutterConfig:
         reflection_quality: quality of a mirrored person relative to the real one.
         flicker: boxes a frame at random places, for an average frame.
         flicker_quality: their mean quality.
-        parts: share of person boxes that come with a box of a part of the body.
+        parts: share of person boxes that come with a box of a part of the body, nearly.
         parts_quality: quality of such a box relative to the person's.
         pairs: share of overlapping pairs that come with a box around both.
         pairs_quality: quality of such a box relative to the better one of the pair.
@@ -216,10 +216,10 @@ class ClutterConfig:
     reflection_quality: float = -2.5
     flicker: float = 2.0
     flicker_quality: float = -4.0
-    parts: float = 0.04
-    parts_quality: float = -4.5
-    pairs: float = 0.05
-    pairs_quality: float = -4.5
+    parts: float = 0.12
+    parts_quality: float = -4.0
+    pairs: float = 0.1
+    pairs_quality: float = -4.2
 
 
 @dataclass(frozen=True)
@@ -324,7 +324,7 @@ PRESETS: dict[str, SceneConfig] = {
             posture_time=0.35,
         ),
         camera=CameraConfig(pan=0.01, zoom=0.05),
-        detector=DetectorConfig(base=3.2, burst_rate=0.01, visibility_gain=1.4, duplicates=0.1),
+        detector=DetectorConfig(base=3.2, burst_rate=0.01, visibility_gain=1.3, duplicates=0.2),
         clutter=ClutterConfig(spots=1.0, reflections=0.2, flicker=0.8),
     ),
     "sport": SceneConfig(
@@ -384,7 +384,7 @@ def random_config(
     config = preset(kind)
     width, height = _random_size(rng, (config.width, config.height))
     fps = config.fps if rng.random() < 0.4 else float(rng.choice([7, 10, 12, 14, 15, 20, 24, 25, 30, 30, 50, 60]))
-    people = float(np.clip(config.people * np.exp(rng.normal(0, 0.6)), 2, 70))
+    people = float(np.clip(config.people * np.exp(rng.normal(0.3, 0.6)), 2, 80))
     with_embedder = rng.random() < 0.5 if embedder is None else embedder
     return replace(
         config,
@@ -418,7 +418,7 @@ def _random_world(rng: np.random.Generator, world: WorldConfig) -> WorldConfig:
     return replace(
         world,
         near=near,
-        far=near + _vary(rng, world.far - world.near, 0.35, 1.0),
+        far=near + _vary(rng, world.far - world.near, 0.4, 1.0),
         depth_power=float(rng.uniform(0.6, 1.3)),
         camera_height=_vary(rng, world.camera_height * (2.5 if raised else 1), 0.3, 0.6),
         horizon=float(world.horizon - (0.3 if raised else 0) + rng.normal(0, 0.06)),
@@ -470,29 +470,31 @@ def _random_camera(rng: np.random.Generator, camera: CameraConfig) -> CameraConf
 
 
 def _random_detector(rng: np.random.Generator, detector: DetectorConfig) -> DetectorConfig:
+    # Two-stage detectors are sure of what they report, report little else, and suppress neighbours more strictly.
+    sure = rng.random() < 0.25
     return replace(
         detector,
-        base=float(np.clip(detector.base + rng.normal(0, 0.6), 1.0, 5.0)),
-        sharpness=_vary(rng, detector.sharpness, 0.3),
-        cap=float(rng.uniform(0.9, 1.0)),
-        visibility_gain=_vary(rng, detector.visibility_gain, 0.3),
+        base=float(np.clip(detector.base + rng.normal(-0.4 if sure else 0, 0.6), 1.0, 5.0)),
+        sharpness=float(rng.uniform(2, 5)) if sure else _vary(rng, detector.sharpness, 0.3),
+        cap=1.0 if sure else float(rng.uniform(0.9, 1.0)),
+        visibility_gain=_vary(rng, detector.visibility_gain * (1.6 if sure else 1), 0.45),
         size_gain=_vary(rng, detector.size_gain, 0.3),
-        small=_vary(rng, detector.small, 0.3),
+        small=_vary(rng, detector.small, 0.4),
         person_sd=_vary(rng, detector.person_sd, 0.3),
         slow_sd=_vary(rng, detector.slow_sd, 0.3),
         slow_time=_vary(rng, detector.slow_time, 0.4),
-        fast_sd=_vary(rng, detector.fast_sd, 0.4),
-        white_sd=_vary(rng, detector.white_sd, 0.4),
+        fast_sd=_vary(rng, detector.fast_sd, 0.5),
+        white_sd=_vary(rng, detector.white_sd, 0.7),
         burst_rate=_vary(rng, detector.burst_rate, 0.8),
         burst_time=_vary(rng, detector.burst_time, 0.5),
         threshold=float(rng.choice([0.01, 0.05, 0.1, 0.1, 0.2])),
-        nms=float(rng.choice([0.5, 0.6, 0.7, 0.7, 0.8])),
+        nms=float(rng.choice([0.3, 0.4, 0.5, 0.6] if sure else [0.5, 0.6, 0.7, 0.7, 0.8])),
         jitter=_vary(rng, detector.jitter, 0.4),
-        jitter_slow=float(rng.uniform(0.3, 0.9)),
-        jitter_occluded=_vary(rng, detector.jitter_occluded, 0.4),
-        shrink=float(rng.beta(0.7, 1.2)),
+        jitter_slow=float(rng.uniform(0.3, 0.95)),
+        jitter_occluded=_vary(rng, detector.jitter_occluded, 0.5),
+        shrink=float(rng.beta(0.7, 1.5)),
         clip=bool(rng.random() < 0.5),
-        duplicates=_vary(rng, detector.duplicates, 0.8),
+        duplicates=_vary(rng, detector.duplicates, 0.8) * (0.3 if sure else 1),
         duplicate_quality=float(detector.duplicate_quality + rng.normal(0, 0.8)),
     )
 
@@ -619,7 +621,7 @@ def _walk(rng: np.random.Generator, config: SceneConfig, count: int, dt: float) 
     width = np.exp(
         motion.gait * 3 * stride * going[unit] * (pace[unit] > 0)[:, None] * (0.3 + 0.7 * sideways)
         + motion.posture_width * _smooth(rng, (count, frames), dt, motion.posture_time)
-        + rng.normal(0, 0.1, (count, 1))
+        + rng.normal(0, 0.12, (count, 1))
     )
     height = np.exp(motion.posture_height * _smooth(rng, (count, frames), dt, motion.posture_time))
     seated = (pace[unit] == 0) & (rng.random(count) < 0.25)
@@ -729,7 +731,9 @@ def _camera(rng: np.random.Generator, config: SceneConfig, dt: float) -> _Camera
     def wave(amplitude: float, seconds: float) -> Floats:
         return amplitude * _smooth(rng, (1, frames), dt, seconds)[0] if amplitude else np.zeros(frames)
 
-    slide = np.cumsum(wave(camera.pan, camera.pan_time)) * dt * config.width
+    slide = config.width * wave(camera.pan, camera.pan_time)
+    # A camera in the street wanders off; one that films a stage or a match stays on it.
+    slide = np.cumsum(slide) * dt if config.motion.kind == "walk" else slide * camera.pan_time
     tremor_x, tremor_y = (config.width * wave(camera.shake, camera.shake_time) for _ in range(2))
     if camera.forward:  # the carrier's steps
         tremor_y += config.width * camera.shake * np.sin(2 * np.pi * 1.8 * dt * np.arange(frames))
@@ -1064,13 +1068,15 @@ def _jittered(rng: np.random.Generator, config: SceneConfig, people: _People, vi
     towards = np.clip(drawn[people.person], 0, 1)
     low, high = people.box[:, :2] + size * view.part[:, :2], people.box[:, :2] + size * view.part[:, 2:]
     box = people.box + towards * (np.concatenate([low, high], 1) - people.box)
-    amount = detector.jitter * (1 + detector.jitter_occluded * (1 - view.visible))
-    # A box is off by 1.5 times more sideways than up and down, relative to its own width.
-    scale = np.concatenate([1.5 * size[:, :1], size[:, 1:]], 1) * amount[:, None]
     at = (people.person, people.frame)
+    # Some people, and some moments, are much harder to box than others: errors are heavy-tailed.
+    hard = np.exp(0.5 * _lasting(rng, shape, dt, 1.5)[at] + rng.normal(0, 0.35, people.count)[people.person])
+    amount = detector.jitter * hard * (1 + detector.jitter_occluded * (1 - view.visible))
+    # Arms and legs make left and right edges twice as uncertain, relative to the width, as top and bottom.
+    scale = np.concatenate([2.2 * size[:, :1], size[:, 1:]], 1) * amount[:, None]
     errors = np.empty((len(people.frame), 4))
     for side in range(4):
-        slow = _lasting(rng, shape, dt, 0.4)[at]
+        slow = 0.8 * _lasting(rng, shape, dt, 1.2)[at] + 0.6 * _lasting(rng, shape, dt, 0.12)[at]
         quick = rng.standard_normal(len(people.frame))
         errors[:, side] = np.sqrt(detector.jitter_slow) * slow + np.sqrt(1 - detector.jitter_slow) * quick
     box = box + errors * np.tile(scale, 2)

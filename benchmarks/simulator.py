@@ -1,0 +1,298 @@
+"""How much generated scenes look like real ones: the same statistics of both, side by side.
+
+In: the first halves of the MOT17 sequences (never the second ones), with two detectors, and generated scenes of every
+preset. Out: a table on the terminal and ``results.json``. A statistic that lies far outside the range that random
+scenes cover means that a network trained on them has not seen what is common in real videos.
+
+    python -m benchmarks.simulator --out DIR [--json] [--scenes 6] [--presets street random]
+"""
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+
+from spam_cvat.boxes import area, iou_matrix, iou_pairs, warp_boxes
+from spam_cvat.detections import Detections
+from spam_cvat.formats.mot import Sequence, first_half, read_sequence
+from spam_cvat.tracks import Tracks
+from spam_cvat.training.synthetic import PRESETS, Scene, generate_scene, preset, random_config
+
+DISTRACTORS = (2, 7, 8, 12)
+
+
+@dataclass(frozen=True)
+class Observed:
+    """A video with all that is known of it, real or generated; rows of ``visible`` as in ``truth``."""
+
+    truth: Tracks
+    visible: NDArray[np.floating]
+    detections: Detections
+    distractors: Tracks
+    warps: NDArray[np.floating]
+
+
+def observed_sequence(sequence: Sequence) -> Observed:
+    """A real sequence; needs ground truth."""
+    gt = sequence.ground_truth
+    if gt is None:
+        raise SystemExit(f"{sequence.name}: no ground truth")
+    people = gt.select((gt.confidence != 0) & (gt.category == 1))
+    order = np.lexsort((people.frame, people.id))
+    others = gt.select(np.isin(gt.category, DISTRACTORS))
+    warps = np.tile(np.eye(2, 3), (sequence.video.num_frames, 1, 1)) if sequence.warps is None else sequence.warps
+    return Observed(
+        Tracks.create(sequence.video, people.frame, people.id, people.box),
+        people.visibility[order],
+        sequence.detections,
+        Tracks.create(sequence.video, others.frame, others.id + 1, others.box),
+        warps,
+    )
+
+
+def observed_scene(scene: Scene) -> Observed:
+    """A generated scene, with the warps an estimator would have found."""
+    empty = Tracks.empty(scene.detections.video)
+    return Observed(scene.ground_truth, scene.visibility, scene.detections, empty, scene.warps)
+
+
+def matches(truth: Tracks, detections: Detections) -> NDArray[np.intp]:
+    """(N,) row of ``truth`` that each detection is matched to frame by frame (IoU >= 0.5), -1 for none."""
+    out = np.full(len(detections), -1, np.intp)
+    order = np.argsort(truth.frame, kind="stable")
+    start = np.searchsorted(truth.frame[order], np.arange(truth.video.num_frames + 1))
+    for frame, rows in detections.by_frame():
+        mine = order[start[frame] : start[frame + 1]]
+        overlap = iou_matrix(detections.box[rows], truth.box[mine])
+        gain = np.where(overlap >= 0.5, overlap + 1, 0)  # as many pairs as possible first
+        left, right = linear_sum_assignment(-gain)
+        good = gain[left, right] > 0
+        out[rows.start + left[good]] = mine[right[good]]
+    return out
+
+
+def runs(mask: NDArray[np.bool_], group: NDArray[np.integer]) -> NDArray[np.intp]:
+    """Lengths of the runs of true values, within equal values of ``group``."""
+    if not len(mask):
+        return np.zeros(0, np.intp)
+    change = (np.diff(mask.astype(int)) != 0) | (np.diff(group) != 0)
+    bounds = np.concatenate([[0], np.flatnonzero(change) + 1, [len(mask)]])
+    return np.diff(bounds)[mask[bounds[:-1]]]
+
+
+Samples = dict[str, NDArray[np.floating]]
+
+
+def motion_samples(seen: Observed) -> Samples:
+    """How people move, free of the camera's own motion: sizes, speeds, accelerations, overlaps, hiding."""
+    gt, fps = seen.truth, seen.truth.video.fps
+    high = gt.box[:, 3] - gt.box[:, 1]
+    step = np.flatnonzero((np.diff(gt.track) == 0) & (np.diff(gt.frame) == 1))
+    carried = warp_boxes(gt.box[step].astype(np.float64), seen.warps[gt.frame[step + 1]])
+    after = gt.box[step + 1]
+    shift = ((after[:, :2] + after[:, 2:]) - (carried[:, :2] + carried[:, 2:])) / 2
+    velocity = np.full((len(gt), 2), np.nan)
+    velocity[step + 1] = shift / high[step, None] * fps
+    span = max(1, round(0.25 * fps))
+    smooth = np.stack([np.convolve(column, np.ones(span) / span, "full")[: len(gt)] for column in velocity.T], 1)
+    late = np.arange(span, len(gt))
+    bend = (smooth[late] - smooth[late - span]) / 0.25
+    bend = bend[(gt.track[late] == gt.track[late - span]) & np.isfinite(bend).all(1)]
+    smooth = smooth[np.isfinite(smooth).all(1)]
+    hidden = seen.visible < 0.3
+    return {
+        "people a frame": np.bincount(gt.frame, minlength=gt.video.num_frames).astype(float),
+        "height / image": high / gt.video.height,
+        "width / height": (gt.box[:, 2] - gt.box[:, 0]) / high,
+        "speed (heights/s)": np.linalg.norm(smooth, axis=1),
+        "acceleration (heights/s2)": np.linalg.norm(bend, axis=1),
+        "IoU of successive boxes (warped)": iou_pairs(carried.astype(np.float32), after),
+        "width change a frame": np.abs(np.log((after[:, 2] - after[:, 0]) / (carried[:, 2] - carried[:, 0]))),
+        "height change a frame": np.abs(np.log((after[:, 3] - after[:, 1]) / (carried[:, 3] - carried[:, 1]))),
+        "visibility": seen.visible,
+        "hidden for (s)": runs(hidden, gt.track) / fps,
+        "in view for (s)": np.diff(gt.track_start) / fps,
+        "largest IoU with another": _crowding(gt),
+        "camera (widths/s)": np.linalg.norm(_centre_motion(seen), axis=1) / gt.video.width * fps,
+    }
+
+
+def _centre_motion(seen: Observed) -> NDArray[np.floating]:
+    video = seen.truth.video
+    middle = np.array([video.width / 2, video.height / 2])
+    return (seen.warps[1:, :, :2] @ middle + seen.warps[1:, :, 2]) - middle
+
+
+def _crowding(gt: Tracks) -> NDArray[np.floating]:
+    out = np.zeros(len(gt))
+    order = np.argsort(gt.frame, kind="stable")
+    for rows in np.split(order, np.flatnonzero(np.diff(gt.frame[order])) + 1):
+        if len(rows) > 1:
+            overlap = iou_matrix(gt.box[rows], gt.box[rows])
+            np.fill_diagonal(overlap, 0)
+            out[rows] = overlap.max(1)
+    return out
+
+
+def detector_samples(seen: Observed) -> Samples:
+    """What the detector reports: scores, misses, errors that last, false positives."""
+    gt, det, frames = seen.truth, seen.detections, seen.truth.video.num_frames
+    truth = matches(gt, det)
+    real = truth >= 0
+    junk = ~real & (matches(seen.distractors, det) < 0)
+    score = np.zeros(len(gt))
+    score[truth[real]] = det.score[real]
+    step = np.flatnonzero((np.diff(gt.track) == 0) & (np.diff(gt.frame) == 1))
+    out: Samples = {}
+    for name, low, high in [("hidden", 0.0, 0.25), ("half seen", 0.25, 0.75), ("seen", 0.75, 1.01)]:
+        mine = (seen.visible >= low) & (seen.visible < high)
+        out[f"{name}: found at .1"] = _mean(score[mine] >= 0.1)
+        out[f"{name}: found at .6"] = _mean(score[mine] >= 0.6)
+        found = score[mine]
+        out[f"{name}: score"] = found[found >= 0.1]
+        rows = np.flatnonzero(real)[mine[truth[real]] & (det.score[real] >= 0.1)]
+        out[f"{name}: IoU with truth"] = iou_pairs(det.box[rows], gt.box[truth[rows]])
+    both = step[(score[step] >= 0.1) & (score[step + 1] >= 0.1)]
+    out["score change a frame"] = np.abs(score[both + 1] - score[both])
+    missed = (score < 0.5) & (seen.visible > 0.25)
+    out["missed for (s), though visible"] = runs(missed, gt.track) / gt.video.fps
+    out |= _errors(seen, truth)
+    out |= _false_positives(seen, truth, junk)
+    out["boxes a frame at .1"] = _mean(np.bincount(det.frame[det.score >= 0.1], minlength=frames))
+    return out
+
+
+def _errors(seen: Observed, truth: NDArray[np.intp]) -> Samples:
+    gt, det = seen.truth, seen.detections
+    clear = (truth >= 0) & (det.score >= 0.5)
+    row = np.flatnonzero(clear)
+    row = row[seen.visible[truth[row]] > 0.75]
+    row = row[np.argsort(truth[row], kind="stable")]
+    size = np.tile(gt.box[truth[row], 2:] - gt.box[truth[row], :2], 2)
+    error = (det.box[row] - gt.box[truth[row]]) / size
+    step = np.flatnonzero(np.diff(truth[row]) == 1)
+    step = step[gt.track[truth[row[step]]] == gt.track[truth[row[step + 1]]]]
+    change = error[step + 1] - error[step]
+    return {
+        "edge error, sideways": np.abs(error[:, [0, 2]]).ravel(),
+        "edge error, up and down": np.abs(error[:, [1, 3]]).ravel(),
+        "edge error change a frame, sideways": np.abs(change[:, [0, 2]]).ravel(),
+        "edge error change a frame, up and down": np.abs(change[:, [1, 3]]).ravel(),
+    }
+
+
+def _false_positives(seen: Observed, truth: NDArray[np.intp], junk: NDArray[np.bool_]) -> Samples:
+    gt, det, frames = seen.truth, seen.detections, seen.truth.video.num_frames
+    people = max(len(gt), 1)
+    out = {f"false a frame at {low}": np.array([(junk & (det.score >= low)).sum() / frames]) for low in (0.1, 0.3, 0.6)}
+    out |= {f"false a person at {low}": np.array([(junk & (det.score >= low)).sum() / people]) for low in (0.1, 0.6)}
+    some = det.select(junk & (det.score >= 0.1))
+    order = np.argsort(gt.frame, kind="stable")
+    start = np.searchsorted(gt.frame[order], np.arange(frames + 1))
+    on_person, before, inside = [], [], []
+    for frame, rows in some.by_frame():
+        mine, box = order[start[frame] : start[frame + 1]], some.box[rows]
+        overlap = iou_matrix(box, gt.box[mine]).max(1, initial=0)
+        on_person.append(overlap)
+        inside.append(_contained(box, gt.box[mine]))
+        old = slice(int(some.frame_start[max(frame - 1, 0)]), int(some.frame_start[frame]))
+        carried = warp_boxes(some.box[old], seen.warps[frame])
+        before.append(iou_matrix(box, carried).max(1, initial=0))
+    joined = [np.concatenate(part) if part else np.zeros(0) for part in (on_person, inside, before)]
+    out["false: height / people's"] = _relative_height(some, gt)
+    out["false: IoU with a person"] = joined[0]
+    out["false: share inside a person"] = joined[1]
+    out["false: seen in the frame before"] = _mean(joined[2] > 0.5)
+    return out
+
+
+def _contained(box: NDArray[np.floating], other: NDArray[np.floating]) -> NDArray[np.floating]:
+    if not len(other):
+        return np.zeros(len(box))
+    low, high = np.maximum(box[:, None, :2], other[None, :, :2]), np.minimum(box[:, None, 2:], other[None, :, 2:])
+    shared = np.clip(high - low, 0, None).prod(2)
+    return (shared / area(box)[:, None]).max(1)
+
+
+def _relative_height(det: Detections, gt: Tracks) -> NDArray[np.floating]:
+    usual = float(np.median(gt.box[:, 3] - gt.box[:, 1])) if len(gt) else 1.0
+    return (det.box[:, 3] - det.box[:, 1]) / usual
+
+
+def _mean(values: NDArray[np.bool_] | NDArray[np.integer]) -> NDArray[np.floating]:
+    return np.array([np.mean(values)]) if len(values) else np.zeros(0)
+
+
+def pooled(videos: Iterable[Observed]) -> dict[str, tuple[float, float, float]]:
+    """10 %, 50 % and 90 % quantile of every statistic over several videos; means of a video count as one value."""
+    parts: dict[str, list[NDArray[np.floating]]] = {}
+    for video in videos:
+        for name, values in (motion_samples(video) | detector_samples(video)).items():
+            parts.setdefault(name, []).append(values)
+    out = {}
+    for name, arrays in parts.items():
+        joined = np.concatenate(arrays)
+        if len(joined):
+            low, middle, high = np.quantile(joined, [0.1, 0.5, 0.9])
+            out[name] = (float(low), float(middle), float(high))
+    return out
+
+
+def real_sequences(data: Path, detector: str) -> list[Observed]:
+    """First halves of MOT17 with one detector's boxes."""
+    folders = sorted((data / "mot17" / "train").glob("MOT17-*"))
+    return [observed_sequence(first_half(read_sequence(folder, detector))) for folder in folders]
+
+
+def generated(name: str, count: int, frames: int) -> list[Observed]:
+    """Scenes of a preset, or of random kinds."""
+    rng = np.random.default_rng(0)
+    configs = [
+        random_config(rng, frames) if name == "random" else preset(name, num_frames=frames) for _ in range(count)
+    ]
+    return [observed_scene(generate_scene(seed, config)) for seed, config in enumerate(configs)]
+
+
+def table(columns: dict[str, dict[str, tuple[float, float, float]]]) -> str:
+    """Text: one line a statistic, ``10 % / 50 % / 90 %`` a column."""
+    names = list(dict.fromkeys(name for column in columns.values() for name in column))
+    lines = [f"{'':40}" + "".join(f"{title:>22}" for title in columns)]
+    for name in names:
+        cells = (column.get(name) for column in columns.values())
+        lines.append(f"{name:40}" + "".join(f"{' '.join(f'{v:.3g}' for v in c) if c else '-':>22}" for c in cells))
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Print the comparison and write ``results.json``."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--scenes", type=int, default=6, help="generated scenes of each kind")
+    parser.add_argument("--frames", type=int, default=400, help="frames of each")
+    parser.add_argument("--presets", nargs="*", default=[*PRESETS, "random"])
+    args = parser.parse_args()
+    began = time.perf_counter()
+    data = Path(os.environ.get("SPAM_DATA", "../shared/data"))
+    columns = {detector: pooled(real_sequences(data, detector)) for detector in ("yolox_x", "frcnn")}
+    columns |= {name: pooled(generated(name, args.scenes, args.frames)) for name in args.presets}
+    rows = [
+        {"data": title, "variant": name, "q10": value[0], "median": value[1], "q90": value[2]}
+        for title, column in columns.items()
+        for name, value in column.items()
+    ]
+    result = {"rows": rows, "seconds": round(time.perf_counter() - began, 1), "versions": {"numpy": np.__version__}}
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "results.json").write_text(json.dumps(result, indent=1))
+    print(json.dumps(result) if args.json else table(columns))
+
+
+if __name__ == "__main__":
+    main()
