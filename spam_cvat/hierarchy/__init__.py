@@ -1,1 +1,17 @@
-"""The hierarchy: gate the nodes, link tracklets level by level, calibrate what it believes."""
+"""The hierarchy: which candidate boxes are real, and which of them are one identity.
+
+Detections and camera motion go in; gate probabilities, the levels' candidate edges with what was decided about them,
+and an identity per box come out. Nothing here reads files or knows of CVAT.
+
+==================  ==============================================================================================
+``grouping``        array operations over groups of rows (ranks, margins, pairs)
+``geometry``        a clip's boxes in camera-compensated coordinates, with their neighbourhood in the frame
+``motion_fit``      where a tracklet's ends are and where they move, with uncertainty; how well this scene predicts
+``graph``           nodes, candidate edges and features of each level
+``network``         gate and time-aware message passing
+``assignment``      one-in one-out rounding, probabilities under the constraints, answers that must not be contradicted
+``calibration``     probabilities that mean what they say
+``levels``          the bottom-up run over one clip, crossings undone, clips joined
+``finish``          tracks out of identities: gaps, smoothing, the last gate
+==================  ==============================================================================================
+"""
