@@ -59,6 +59,7 @@ class Question:
         candidates: up to six tracklets after the gap, by the frame they start in.
         moments: boxes of the subject to show, at most eight, in frame order.
         candidate_moments: boxes to show of each candidate.
+        likeliest: index of the candidate that the model believes in most; not shown.
         cuts: for each pair of successive moments the two neighbouring boxes between which the model would cut.
         price: clicks.
         probability: that the model is wrong here.
@@ -71,6 +72,7 @@ class Question:
     candidates: tuple[tuple[int, ...], ...] = ()
     moments: tuple[int, ...] = ()
     candidate_moments: tuple[tuple[int, ...], ...] = ()
+    likeliest: int = field(default=0, compare=False)
     cuts: tuple[tuple[int, int], ...] = ()
     price: float = 1.0
     probability: float = field(default=0.0, compare=False)
@@ -125,6 +127,7 @@ class Question:
             "candidates": [_hex(rows) for rows in self.candidates],
             "moments": _hex(self.moments),
             "candidate_moments": [_hex(rows) for rows in self.candidate_moments],
+            "likeliest": self.likeliest,
             "cuts": [_hex(pair) for pair in self.cuts],
             "price": self.price,
             "probability": self.probability,
@@ -146,6 +149,7 @@ class Question:
                 candidates=tuple(_ids(rows) for rows in data["candidates"]),
                 moments=_ids(data["moments"]),
                 candidate_moments=tuple(_ids(rows) for rows in data["candidate_moments"]),
+                likeliest=int(data["likeliest"]),
                 cuts=tuple((int(a, 16), int(b, 16)) for a, b in data["cuts"]),
                 price=float(data["price"]),
                 probability=float(data["probability"]),

@@ -1,0 +1,444 @@
+"""Proposals: every question that could be asked about an annotation, with what its reply is expected to put right.
+
+In: an Annotation and the answers given so far. Out: :class:`~spam_cvat.review.questions.Question` objects, unordered;
+:mod:`spam_cvat.review.selection` chooses among them. The expected gain is p(wrong) x boxes affected, in boxes:
+
+* a track that is no object puts its n boxes right; a track of two people that is cut into n and m boxes, or two pieces
+  of one person that are joined, put 2 n m / (n + m) right (see :func:`spam_cvat.review.uncertainty.join_gain`);
+* boxes that the gate dropped, strung together, win n boxes if they are real after all.
+
+What the answers already imply is not asked again.
+"""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spam_cvat.annotation import Annotation
+from spam_cvat.answers import Answer, Clamps, resolve
+from spam_cvat.boxes import area, clip_boxes, iou_matrix
+from spam_cvat.review.questions import MAX_CANDIDATES, MAX_MOMENTS, PRICES, Question
+from spam_cvat.review.uncertainty import (
+    Edges,
+    Links,
+    binary_entropy,
+    candidate_edges,
+    join_gain,
+    links,
+    real_probability,
+    row_entropy,
+)
+
+Rows = NDArray[np.int64]
+
+# A link believed less than this ends a piece: crops beyond it may show somebody else.
+WEAK = 0.9
+# Film strips are cut at links believed less than this before they are cut in the middle of long stretches.
+DOUBTFUL = 0.995
+# The longest absence over which a person is looked for, in seconds.
+HORIZON = 8.0
+# Dropped boxes must string together over at least this many frames to be worth a look.
+MIN_RECOVERED = 5
+
+
+@dataclass(frozen=True)
+class Track:
+    """One final track's detections in frame order, with the belief in each of its links. ``rows``: (n,)."""
+
+    number: int
+    rows: Rows
+    link: NDArray[np.float64]
+
+
+class Scene:
+    """An annotation prepared for questions; everything is computed once and only when needed."""
+
+    def __init__(self, annotation: Annotation, answers: Sequence[Answer] = ()) -> None:
+        """Bind the answers to the annotation's detections; the rest is computed when asked for."""
+        self.annotation = annotation
+        self.detections = annotation.detections
+        self.clamps: Clamps = resolve(answers, annotation.detections)
+
+    @cached_property
+    def edges(self) -> Edges:
+        """Candidate edges of the hierarchy."""
+        return candidate_edges(self.annotation)
+
+    @cached_property
+    def links(self) -> Links:
+        """Links of the final tracks."""
+        return links(self.annotation, self.edges, self.clamps)
+
+    @cached_property
+    def real(self) -> NDArray[np.float64]:
+        """(N,) probability that each detection is real."""
+        return real_probability(self.annotation, self.clamps)
+
+    @cached_property
+    def entropy(self) -> NDArray[np.float64]:
+        """(N,) SPAM's uncertainty per detection, in bits."""
+        return row_entropy(self.annotation)
+
+    @cached_property
+    def tracks(self) -> list[Track]:
+        """Final tracks that have detections."""
+        tracks = self.annotation.tracks
+        out, done = [], 0
+        for start, stop in zip(tracks.track_start[:-1], tracks.track_start[1:], strict=True):
+            rows = tracks.detection[start:stop]
+            rows = rows[rows >= 0]
+            if len(rows):
+                belief = self.links.probability[done : done + len(rows) - 1]
+                out.append(Track(int(tracks.track[start]), rows, belief))
+                done += len(rows) - 1
+        return out
+
+    @cached_property
+    def tracked(self) -> NDArray[np.bool_]:
+        """(N,) whether a detection is in a final track."""
+        out = np.zeros(len(self.detections), bool)
+        own = self.annotation.tracks.detection
+        out[own[own >= 0]] = True
+        return out
+
+    @cached_property
+    def visibility(self) -> NDArray[np.float64]:
+        """(N,) how well a crop shows its person: score, size, inside the image, not covered by a nearer tracked box.
+
+        Of two boxes the one that reaches lower is taken to be nearer to the camera.
+        """
+        det = self.detections
+        inside = area(clip_boxes(det.box, det.video.width, det.video.height)) / area(det.box)
+        covered = np.zeros(len(det))
+        for _, frame in det.by_frame():
+            rows = np.arange(frame.start, frame.stop)
+            near = rows[self.tracked[rows]]
+            if len(near) and len(rows):
+                overlap = iou_matrix(det.box[rows], det.box[near])
+                overlap[det.box[near][None, :, 3] <= det.box[rows][:, None, 3]] = 0
+                covered[rows] = overlap.max(1)
+        height = det.box[:, 3] - det.box[:, 1]
+        return (0.2 + det.score) * np.sqrt(height) * inside * (1 - covered)
+
+    def ids(self, rows: Sequence[int] | Rows) -> tuple[int, ...]:
+        """Stable ids of rows, as plain integers."""
+        return tuple(int(i) for i in self.detections.id[np.asarray(rows, np.int64)])
+
+    def id_pairs(self, pairs: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+        """Stable ids of pairs of rows."""
+        return tuple((int(self.detections.id[a]), int(self.detections.id[b])) for a, b in pairs)
+
+    def best(self, rows: Rows) -> int:
+        """The row whose crop shows most; of equal ones the middle."""
+        middle = np.abs(np.arange(len(rows)) - (len(rows) - 1) / 2) / max(len(rows), 1)
+        return int(rows[np.argmax(self.visibility[rows] * (1 - 0.1 * middle))])
+
+    def spread(self, rows: Rows, count: int) -> list[int]:
+        """``count`` rows (or fewer) spread over a piece, each the best of its part."""
+        return [self.best(part) for part in np.array_split(rows, min(count, len(rows))) if len(part)]
+
+
+def propose(annotation: Annotation, answers: Sequence[Answer] = ()) -> list[Question]:
+    """Every question that could be asked, each with probability, gain, price and entropy.
+
+    Args:
+        annotation: what the engine knows now, with ``answers`` clamped.
+        answers: the log, oldest first.
+    """
+    scene = Scene(annotation, answers)
+    return [*track_questions(scene), *recovery_questions(scene), *same_questions(scene)]
+
+
+def film_strip(scene: Scene, track: Track) -> tuple[list[int], list[tuple[int, int]]]:
+    """Up to eight moments of a track, and the links between successive moments at which it would be cut.
+
+    The strip is cut at the links that weigh most (doubt x boxes they join), then long stretches are cut at the weakest
+    link around their middle; each part is shown by the box that shows most.
+
+    Returns:
+        Rows of the moments, in frame order; pairs of rows (last before, first after the cut), one fewer.
+    """
+    rows, link = track.rows, track.link
+    weight = (1 - link) * join_gain(np.arange(1, len(rows)), np.arange(len(rows) - 1, 0, -1))
+    order = np.argsort(-weight, kind="stable")
+    cuts = [int(i) for i in order[: MAX_MOMENTS - 1] if link[i] < DOUBTFUL]
+    while len(cuts) < MAX_MOMENTS - 1:
+        bounds = [0, *(i + 1 for i in sorted(cuts)), len(rows)]
+        longest = int(np.argmax(np.diff(bounds)))
+        start, stop = bounds[longest], bounds[longest + 1]
+        if stop - start < 10:
+            break
+        quarter = (stop - start) // 4
+        middle = np.arange(start + quarter, stop - quarter - 1)
+        cuts.append(int(middle[np.lexsort((np.abs(middle - (start + stop) / 2), link[middle]))[0]]))
+    bounds = [0, *(i + 1 for i in sorted(cuts)), len(rows)]
+    moments = [scene.best(rows[a:b]) for a, b in itertools.pairwise(bounds)]
+    return moments, [(int(rows[i]), int(rows[i + 1])) for i in sorted(cuts)]
+
+
+def track_questions(scene: Scene) -> Iterator[Question]:
+    """``TRACK`` for every track, or ``SWITCH`` where a human called it mixed."""
+    mixed = [set(rows) for rows in scene.clamps.mixed]
+    for track in scene.tracks:
+        if (track.link == 1).all() and (scene.clamps.gate[track.rows] == 1).all():
+            continue
+        moments, cuts = film_strip(scene, track)
+        n = len(track.rows)
+        real = float(scene.real[track.rows].mean())
+        switch = float(1 - np.prod(np.sort(track.link)[: MAX_MOMENTS - 1]))
+        doubt = 1 - track.link
+        at = np.arange(1, n)
+        affected = float((doubt * join_gain(at, n - at)).sum() / max(doubt.sum(), 1e-9)) if n > 1 else 0.0
+        entropy = float(max(scene.entropy[track.rows].max(), binary_entropy(track.link).max(initial=0)))
+        question = Question(
+            "TRACK",
+            subject=scene.ids(track.rows),
+            moments=scene.ids(moments),
+            cuts=scene.id_pairs(cuts),
+            entropy=entropy,
+        )
+        held = set(track.rows.tolist())
+        if len(moments) > 1 and any(len(rows & held) > 1 for rows in mixed):
+            yield replace(question, kind="SWITCH", price=PRICES["SWITCH"], probability=1.0, gain=max(affected, n / 3))
+            continue
+        # A mixed track has to be cut by a second question before it gains.
+        gain = (1 - real) * n + real * switch * affected * PRICES["TRACK"] / (PRICES["TRACK"] + PRICES["SWITCH"])
+        wrong = 1 - real * (1 - switch)
+        yield replace(question, price=PRICES["TRACK"], probability=wrong, gain=gain)
+
+
+def recovery_questions(scene: Scene) -> Iterator[Question]:
+    """``TRACK`` for strings of boxes that were dropped, long enough to be worth a look."""
+    for rows in dropped_strings(scene):
+        real = float(scene.real[rows].mean())
+        track = Track(0, rows, np.ones(len(rows) - 1))
+        moments, cuts = film_strip(scene, track)
+        yield Question(
+            "TRACK",
+            subject=scene.ids(rows),
+            moments=scene.ids(moments),
+            cuts=scene.id_pairs(cuts),
+            price=PRICES["TRACK"],
+            probability=real,
+            gain=real * len(rows),
+            entropy=float(scene.entropy[rows].max()),
+        )
+
+
+def dropped_strings(scene: Scene, overlap: float = 0.5, max_gap: int = 3) -> list[Rows]:
+    """Dropped boxes that follow each other (IoU >= ``overlap`` over at most ``max_gap`` frames), as rows in order.
+
+    Boxes on top of a tracked box (IoU >= 0.5) are duplicates and stay out, as do boxes a human rejected.
+    """
+    det = scene.detections
+    open_strings: list[list[int]] = []
+    done: list[list[int]] = []
+    for number, frame in det.by_frame():
+        rows = np.arange(frame.start, frame.stop)
+        kept, tracked = rows[~scene.tracked[rows] & (scene.clamps.gate[rows] != 0)], rows[scene.tracked[rows]]
+        if len(kept) and len(tracked):
+            kept = kept[iou_matrix(det.box[kept], det.box[tracked]).max(1) < 0.5]
+        still = [string for string in open_strings if number - det.frame[string[-1]] <= max_gap]
+        done += [string for string in open_strings if number - det.frame[string[-1]] > max_gap]
+        free = set(kept.tolist())
+        if still and len(kept):
+            iou = iou_matrix(det.box[[string[-1] for string in still]], det.box[kept])
+            for flat in np.argsort(-iou, axis=None, kind="stable"):
+                a, b = np.unravel_index(flat, iou.shape)
+                if iou[a, b] < overlap:
+                    break
+                row = int(kept[b])
+                if row in free and det.frame[still[a][-1]] < number:
+                    still[a].append(row)
+                    free.discard(row)
+        open_strings = still + [[row] for row in sorted(free)]
+    done += open_strings
+    return [np.array(string, np.int64) for string in done if len(string) >= MIN_RECOVERED]
+
+
+@dataclass(frozen=True)
+class _End:
+    """The last box of a piece, which may go on elsewhere.
+
+    Attributes:
+        track: its track.
+        index: of the last box in the track.
+        linked: belief in the link to the track's next box; 0 at the track's end.
+    """
+
+    track: Track
+    index: int
+    linked: float
+
+    @property
+    def row(self) -> int:
+        return int(self.track.rows[self.index])
+
+    @property
+    def before(self) -> int:
+        return self.index + 1
+
+
+def _piece_before(track: Track, index: int, longest: int = 45) -> Rows:
+    """The boxes up to ``index`` that surely show one person."""
+    weak = np.flatnonzero(track.link[:index] < WEAK)
+    start = max(int(weak[-1]) + 1 if len(weak) else 0, index + 1 - longest)
+    return track.rows[start : index + 1]
+
+
+def _piece_after(track: Track, index: int, longest: int = 30) -> Rows:
+    """The boxes from ``index`` on that surely show one person."""
+    weak = np.flatnonzero(track.link[index:] < WEAK)
+    stop = min(index + int(weak[0]) + 1 if len(weak) else len(track.rows), index + longest)
+    return track.rows[index:stop]
+
+
+class _Continuations:
+    """Where pieces end, where others start, and how likely each end goes on at each start."""
+
+    def __init__(self, scene: Scene) -> None:
+        self.scene = scene
+        fps, frame = scene.detections.video.fps, scene.detections.frame
+        self.horizon = max(int(HORIZON * fps), 2)
+        self.ends: list[_End] = []
+        starts: list[tuple[int, Track, int]] = []
+        for track in scene.tracks:
+            inner = np.flatnonzero(track.link < WEAK)
+            self.ends += [_End(track, int(i), float(track.link[i])) for i in inner]
+            self.ends.append(_End(track, len(track.rows) - 1, 0.0))
+            starts += [(int(track.rows[i + 1]), track, int(i) + 1) for i in inner]
+            starts.append((int(track.rows[0]), track, 0))
+        starts.sort(key=lambda start: start[0])
+        self.starts = starts
+        self.start_row = np.array([row for row, _, _ in starts], np.int64)
+        self.start_frame = frame[self.start_row]
+        self.start_of = {row: k for k, row in enumerate(self.start_row.tolist())}
+        self.apart = {
+            pair
+            for a, b in scene.clamps.cannot
+            for pair in [(int(scene.clamps.person[a]), int(scene.clamps.person[b]))]
+            for pair in [pair, pair[::-1]]
+        }
+
+    def __iter__(self) -> Iterator[tuple[_End, list[tuple[int, float]]]]:
+        """Each end with (index into ``starts``, probability), the link it has not among them."""
+        moved = self._by_motion()
+        believed: dict[int, list[tuple[int, float]]] = {}
+        edges = self.scene.edges
+        for last, first, probability in zip(edges.last, edges.first, edges.probability, strict=True):
+            if int(first) in self.start_of:
+                believed.setdefault(int(last), []).append((self.start_of[int(first)], float(probability)))
+        person = self.scene.clamps.person
+        for number, end in enumerate(self.ends):
+            by_motion = dict(moved[number])
+            both = {k: 0.5 * p for k, p in by_motion.items()}
+            for k, p in believed.get(end.row, []):
+                both[k] = p + 0.3 * by_motion.get(k, 0.0) * (1 - p)
+            follower = int(end.track.rows[end.index + 1]) if end.before < len(end.track.rows) else -1
+            possible = [
+                (k, p)
+                for k, p in both.items()
+                if self.start_row[k] != follower
+                and (int(person[end.row]), int(person[self.start_row[k]])) not in self.apart
+                and self.starts[k][1] is not end.track
+            ]
+            yield end, sorted(possible, key=lambda item: (-item[1], item[0]))
+
+    def _by_motion(self) -> list[list[tuple[int, float]]]:
+        """Per end the starts that lie where it was going, with a probability from place, size and looks alone.
+
+        A Gaussian around the extrapolated centre, wider the longer the gap, against a constant chance that the person
+        is gone; normalised over the starts of an end and over the ends of a start.
+        """
+        det = self.scene.detections
+        fps = det.video.fps
+        box = det.box.astype(np.float64)
+        centre, height = (box[:, :2] + box[:, 2:]) / 2, np.maximum(box[:, 3] - box[:, 1], 1)
+        looks = det.embedding
+        weights: list[tuple[NDArray[np.intp], NDArray[np.float64]]] = []
+        total = np.zeros(len(self.starts))
+        for end in self.ends:
+            row = end.row
+            low, high = np.searchsorted(self.start_frame, [det.frame[row] + 1, det.frame[row] + self.horizon + 1])
+            k = np.arange(low, high)
+            to = self.start_row[k]
+            gap = (det.frame[to] - det.frame[row]) / fps
+            speed = self._velocity(_piece_before(end.track, end.index, 12))
+            ahead = centre[row] + speed * np.minimum(gap, 1.0)[:, None]
+            size = np.sqrt(height[row] * height[to])
+            width = 0.3 + 0.8 * np.minimum(gap, 4.0)
+            off = np.linalg.norm(centre[to] - ahead, axis=1) / size / width
+            stretch = np.log(height[to] / height[row]) / (0.15 + 0.1 * np.minimum(gap, 3.0))
+            weight = np.exp(-(off**2 + stretch**2) / 2) / (1 + gap) / width
+            if looks is not None:
+                weight = weight * np.exp(3 * (looks[to] @ looks[row] - 0.6))
+            keep = weight > 1e-3
+            weights.append((k[keep], weight[keep]))
+            np.add.at(total, k[keep], weight[keep])
+        gone = 0.3
+        return [
+            list(zip(k.tolist(), (w / np.sqrt((gone + w.sum()) * (gone + total[k]))).tolist(), strict=True))
+            for k, w in weights
+        ]
+
+    def _velocity(self, rows: Rows) -> NDArray[np.float64]:
+        """Pixels a second, over the last boxes of a piece."""
+        det = self.scene.detections
+        if len(rows) < 2:
+            return np.zeros(2)
+        first, last = det.box[rows[0]].astype(np.float64), det.box[rows[-1]].astype(np.float64)
+        moved = ((last[:2] + last[2:]) - (first[:2] + first[2:])) / 2
+        return moved / (det.frame[rows[-1]] - det.frame[rows[0]]) * det.video.fps
+
+
+def same_questions(scene: Scene) -> Iterator[Question]:
+    """``SAME`` for every uncertain link inside a track and every track end that may go on elsewhere."""
+    continuations = _Continuations(scene)
+    for end, others in continuations:
+        question = _same_question(scene, continuations, end, others)
+        if question is not None:
+            yield question
+
+
+def _same_question(
+    scene: Scene, continuations: _Continuations, end: _End, others: list[tuple[int, float]]
+) -> Question | None:
+    inner = end.before < len(end.track.rows)
+    if (inner and end.linked == 1) or (not inner and not others):
+        return None
+    options: list[tuple[Track, int, float]] = []
+    if inner:
+        options.append((end.track, end.before, end.linked))
+    for k, probability in others[: MAX_CANDIDATES - len(options)]:
+        _, track, index = continuations.starts[k]
+        options.append((track, index, probability))
+    scale = max(1.0, sum(p for _, _, p in options))
+    real = float(scene.real[_piece_before(end.track, end.index)].mean())
+    n = end.before
+    cut = float(join_gain(n, len(end.track.rows) - n)) if inner else 0.0
+    gain = cut * max(1 - end.linked / scale, 0.0) if inner else 0.0
+    for track, index, probability in options[1 if inner else 0 :]:
+        alive = float(scene.real[_piece_after(track, index)].mean())
+        gain += probability / scale * alive * float(join_gain(n, len(track.rows) - index))
+    wrong = (1 - end.linked / scale) if inner else min(1.0, sum(p for _, _, p in options) / scale)
+    options.sort(key=lambda option: (int(scene.detections.frame[option[0].rows[option[1]]]), -option[2]))
+    pieces = [_piece_after(track, index) for track, index, _ in options]
+    subject = _piece_before(end.track, end.index)
+    crops = 3 if len(options) <= 2 else 2
+    probabilities = np.array([probability for _, _, probability in options])
+    return Question(
+        "SAME",
+        subject=scene.ids(subject),
+        candidates=tuple(scene.ids(rows) for rows in pieces),
+        moments=scene.ids(scene.spread(subject, 3)),
+        candidate_moments=tuple(scene.ids(scene.spread(rows, crops)) for rows in pieces),
+        likeliest=int(probabilities.argmax()),
+        price=PRICES["SAME"],
+        probability=wrong,
+        gain=real * gain,
+        entropy=float(binary_entropy(probabilities).max()),
+    )
