@@ -94,7 +94,7 @@ class Scores:
         """Ground-truth boxes that were scored."""
         return self.clear.tp + self.clear.fn
 
-    def as_dict(self) -> dict[str, float | int]:
+    def summary(self) -> dict[str, float | int]:
         """The headline numbers and their parts as plain values, under TrackEval's names."""
         return {
             **{name: getattr(self, name) for name in ("HOTA", "DetA", "AssA", "LocA", "MOTA", "IDF1")},

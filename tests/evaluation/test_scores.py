@@ -37,7 +37,8 @@ def test_a_track_cut_in_two_loses_association_and_not_detection():
     # each half is 5 of 10 boxes: TPA 5, FNA 5, FPA 0
     assert scores.AssA == pytest.approx(0.5)
     assert (scores.IDSW, scores.FP, scores.FN) == (1, 0, 0)
-    assert [scores.HOTA, scores.MOTA, scores.IDF1] == pytest.approx([np.sqrt(0.5), 0.9, 0.5])
+    headline = (scores.HOTA, scores.MOTA, scores.IDF1)
+    assert headline == pytest.approx((np.sqrt(0.5), 0.9, 0.5))
 
 
 @settings(max_examples=40, deadline=None)
@@ -64,16 +65,16 @@ def test_scores_stay_in_their_range_and_add_up(truth, ours):
 @given(tracks(), tracks())
 def test_small_chunks_change_nothing(truth, ours):
     ours = ours.window(0, truth.video.num_frames)
-    whole = evaluate(truth, ours).as_dict()
+    whole = evaluate(truth, ours).summary()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pairing, "CHUNK_PAIRS", 3)
-        assert evaluate(truth, ours).as_dict() == whole
+        assert evaluate(truth, ours).summary() == whole
 
 
 def test_mot17_rules_excuse_boxes_on_distractors_and_plain_rules_do_not():
     truth = ground_truth(walk(1), category=8)
     assert evaluate(truth, walk(7), "mot17").FP == 0
-    assert evaluate(truth, walk(7), "plain").as_dict()["TP"] == 10
+    assert evaluate(truth, walk(7), "plain").summary()["TP"] == 10
     assert evaluate(ground_truth(walk(1), category=3), walk(7), "mot17").FP == 10
 
 
@@ -96,5 +97,5 @@ def test_files_without_a_seqinfo_are_scored_over_the_longer_of_them(tmp_path):
     (tmp_path / "gt.txt").write_text("1,1,5,5,20,40,1,1,1\n2,1,5,5,20,40,1,1,1\n")
     (tmp_path / "out.txt").write_text("1,1,5,5,20,40,1\n4,1,5,5,20,40,1\n")
     scores = evaluate_files(tmp_path / "gt.txt", tmp_path / "out.txt")
-    assert (scores.as_dict()["TP"], scores.FP, scores.FN) == (1, 1, 1)
+    assert (scores.summary()["TP"], scores.FP, scores.FN) == (1, 1, 1)
     assert scores.clear.frames == 4

@@ -27,7 +27,7 @@ def folder(tmp_path_factory):
 
 
 def assert_equal(scores, recorded):
-    ours = scores.as_dict()
+    ours = scores.summary()
     assert {key: ours[key] for key in recorded} == pytest.approx(recorded, abs=1e-6)
 
 
