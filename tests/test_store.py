@@ -116,9 +116,14 @@ def test_answers_are_appended_where_they_are_kept(store):
 
 def test_the_answers_appended_before_an_error_are_kept(store):
     task = store.task("http://a", 1)
-    with pytest.raises(RuntimeError, match="later"), task.answers_file() as path:
-        path.write_text("one\n")
-        raise RuntimeError("later")
+
+    def append_and_fail():
+        with task.answers_file() as path:
+            path.write_text("one\n")
+            raise RuntimeError("later")
+
+    with pytest.raises(RuntimeError, match="later"):
+        append_and_fail()
     assert task.read_bytes("answers.jsonl") == b"one\n"
 
 

@@ -247,7 +247,7 @@ def _filled(shapes: Sequence[Mapping[str, Any]], start: int, stop: int) -> _Boxe
     if not ordered:
         return _Boxes(np.zeros(0, np.int64), np.zeros((0, 4)), np.zeros(0))
     at = np.array(list(ordered), np.int64)
-    corners = np.array([_upright(shape["points"], shape.get("rotation") or 0.0) for shape in ordered.values()])
+    corners = np.array([upright_box(shape["points"], shape.get("rotation") or 0.0) for shape in ordered.values()])
     score = np.array([shape.get("score", 1.0) for shape in ordered.values()], np.float64)
     hidden = np.array([bool(shape["outside"]) for shape in ordered.values()])
     frame = np.arange(max(start, int(at[0])), stop)
@@ -260,7 +260,7 @@ def _filled(shapes: Sequence[Mapping[str, Any]], start: int, stop: int) -> _Boxe
     return _Boxes(frame[solid], box[solid], np.clip(score[left][solid], 0, 1))
 
 
-def _upright(points: Sequence[float], rotation: float) -> NDArray[np.float64]:
+def upright_box(points: Sequence[float], rotation: float) -> NDArray[np.float64]:
     """The upright box around one that is turned by ``rotation`` degrees about its centre. (4,) -> (4,)."""
     box = np.array(points, np.float64)
     if box.shape != (4,):
