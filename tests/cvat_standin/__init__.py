@@ -14,6 +14,7 @@ page, failures on demand, a clock that can be moved, and a log of calls.
 from cvat_standin.faults import Fault, Faults
 from cvat_standin.functions import Function, FunctionError, Functions
 from cvat_standin.media import encode_video
+from cvat_standin.page import Page, PageError
 from cvat_standin.server import CvatStandin, Record
 from cvat_standin.state import Clock
 
@@ -25,6 +26,8 @@ __all__ = [
     "Function",
     "FunctionError",
     "Functions",
+    "Page",
+    "PageError",
     "Record",
     "encode_video",
 ]

@@ -6,7 +6,7 @@ interpolated, and the order of attributes on reading is that of a hash table.
 """
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -164,7 +164,7 @@ def check_no_ids(data: Json) -> None:
                 raise AnnotationError(f"{kind}[{place}]: a new annotation must not have an id")
 
 
-def _check_labels(data: Json, labels: dict[int, LabelLike]) -> None:
+def _check_labels(data: Json, labels: Mapping[int, LabelLike]) -> None:
     def check(row: Json, label_id: int, mutable: bool | None) -> None:
         known = {spec["id"] for spec in labels[label_id].specs(mutable=mutable)}
         for value in row["attributes"]:
@@ -190,7 +190,7 @@ class Writer:
         self._next_id = next_id
         self._taken = taken
 
-    def create(self, job: JobAnnotations, data: Json, labels: dict[int, LabelLike]) -> Json:
+    def create(self, job: JobAnnotations, data: Json, labels: Mapping[int, LabelLike]) -> Json:
         """Add annotations; ids are given where there are none. Tracks without a keyframe are dropped.
 
         Raises:
@@ -286,7 +286,7 @@ def _read_track(row: Json, label: LabelLike) -> Json:
     return header | {"shapes": shapes, "attributes": attributes, "elements": copy.deepcopy(row["elements"])}
 
 
-def read(job: JobAnnotations, labels: dict[int, LabelLike]) -> Json:
+def read(job: JobAnnotations, labels: Mapping[int, LabelLike]) -> Json:
     """Everything in a job: missing attributes filled in, keyframes in order, nothing interpolated, nothing closed."""
     result = empty()
     for row in sorted(job.tags.values(), key=lambda row: (row["frame"], row["id"])):

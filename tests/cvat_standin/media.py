@@ -95,7 +95,7 @@ class VideoFrames:
         self._rewind()
 
     def _probe(self) -> tuple[int, int, int, Fraction]:
-        with av.open(io.BytesIO(self._content)) as container:
+        with av.open(io.BytesIO(self._content), "r") as container:
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
             total, width, height = 0, 0, 0
@@ -104,7 +104,7 @@ class VideoFrames:
             return total, width, height, stream.average_rate or Fraction(25)
 
     def _decode(self) -> Iterator[np.ndarray]:
-        with av.open(io.BytesIO(self._content)) as container:
+        with av.open(io.BytesIO(self._content), "r") as container:
             for frame in container.decode(container.streams.video[0]):
                 yield frame.to_ndarray(format="bgr24")
 

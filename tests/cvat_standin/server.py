@@ -26,6 +26,7 @@ from cvat_standin.api import Api, Call, Reply, check_role, expire
 from cvat_standin.faults import Fault, Faults
 from cvat_standin.functions import Functions, Queue
 from cvat_standin.media import encode_video
+from cvat_standin.page import Page
 from cvat_standin.schema import Schema
 from cvat_standin.state import Clock, Job, Organization, State, Task, User
 
@@ -269,6 +270,11 @@ class CvatStandin:
         record = self.state.jobs[job] if isinstance(job, int) else job
         record.assignee, record.assignee_updated = self.user(user), self.clock.now()
         self.state.touch(record)
+
+    def open_page(self, user: User | str, job: Job | int) -> Page:
+        """The annotation page of a user on a job."""
+        number = job if isinstance(job, int) else job.id
+        return Page(self.url, self.token(user, read_only=False), number)
 
     def wait(self, timeout: float = 60.0) -> bool:
         """Wait until no request for annotation is queued or running."""
