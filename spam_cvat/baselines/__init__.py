@@ -1,1 +1,1 @@
-"""Baselines: clean ByteTrack and GHOST, for comparison and as the trackers that labels train."""
+"""Trackers of others, written anew for comparison on the same boxes: ByteTrack and GHOST."""
