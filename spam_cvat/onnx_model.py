@@ -78,6 +78,7 @@ class OnnxModel:
         width: of the image input; None where the network takes any.
         height: the same.
         batch: images the network takes at once; None where it takes any number.
+        threads: CPU threads that the user allows, 0 for one a core.
     """
 
     path: Path
@@ -88,6 +89,12 @@ class OnnxModel:
     width: int | None
     height: int | None
     batch: int | None
+    threads: int = 0
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the network runs on a GPU."""
+        return "CUDAExecutionProvider" in self.session.get_providers()
 
     @property
     def output_shapes(self) -> list[tuple[str, list[Any]]]:
@@ -103,10 +110,15 @@ class OnnxModel:
             raise SpamError(f"{self.path}: the network failed on an input of shape {images.shape}: {reason}") from error
 
 
-def open_onnx(spec: Spec, default_threads: int = 0) -> OnnxModel:
+def open_onnx(spec: Spec, *, single_thread: bool = False) -> OnnxModel:
     """Open the file a spec names, on the GPU where onnxruntime has one.
 
-    Takes the options ``sha256`` (refuse any other file), ``device=auto|cpu|cuda`` and ``threads`` out of the spec.
+    Takes the options ``sha256`` (refuse any other file), ``device=auto|cpu|cuda`` and ``threads`` (on the CPU; 0, the
+    default, for one a core) out of the spec.
+
+    Args:
+        spec: its target is the file.
+        single_thread: whether one run of the network uses one thread, because the caller makes several at a time.
 
     Raises:
         InputError: there is no such file, it is not the one with that digest, not an ONNX network, or its input is
@@ -116,7 +128,7 @@ def open_onnx(spec: Spec, default_threads: int = 0) -> OnnxModel:
     path = Path(spec.target).expanduser()
     wanted = spec.word("sha256").lower()
     device = spec.word("device", "auto", ("auto", "cpu", "cuda"))
-    threads = int(spec.number("threads", default_threads, 0, 1024))
+    threads = int(spec.number("threads", 0, 0, 1024))
     try:
         with path.open("rb") as stream:
             sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
@@ -126,7 +138,7 @@ def open_onnx(spec: Spec, default_threads: int = 0) -> OnnxModel:
         raise InputError(
             f"{path}: its SHA-256 is {sha256}, not {wanted}; get the file again, or drop the option sha256"
         )
-    session = _session(path, device, threads)
+    session = _session(path, device, 1 if single_thread else threads)
     inputs = [item for item in session.get_inputs() if len(item.shape) == 4]
     if len(session.get_inputs()) != 1 or not inputs or inputs[0].type != "tensor(float)":
         found = ", ".join(f"{item.name} {item.shape} {item.type}" for item in session.get_inputs())
@@ -136,7 +148,7 @@ def open_onnx(spec: Spec, default_threads: int = 0) -> OnnxModel:
         raise InputError(f"{path}: its input {inputs[0].shape} has no axis of three colours")
     channels_last = axes[0] != 3
     height, width = axes[:2] if channels_last else axes[1:]
-    return OnnxModel(path, sha256, session, inputs[0].name, channels_last, width, height, batch)
+    return OnnxModel(path, sha256, session, inputs[0].name, channels_last, width, height, batch, threads)
 
 
 def _session(path: Path, device: str, threads: int) -> Any:
@@ -150,7 +162,9 @@ def _session(path: Path, device: str, threads: int) -> Any:
     if device == "cuda" and not has_cuda:
         raise SpamError(f"{path}: this onnxruntime has no CUDA: pip install 'spam-cvat[gpu]', or use device=cpu")
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads  # 0: as many as there are cores
+    options.intra_op_num_threads = threads
+    # Waiting threads that spin double the CPU time of small networks, and slow down whatever else runs here.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
     providers = ["CUDAExecutionProvider", "CPUExecutionProvider"] if has_cuda and device != "cpu" else []
     try:
