@@ -37,7 +37,7 @@ from spam_cvat.errors import CvatError, InputError
 DEFAULT_SERVER = "http://localhost"
 CONNECT_SECONDS = 10.0
 READ_SECONDS = 120.0
-TRANSIENT = (502, 503, 504)
+TRANSIENT = (0, 502, 503, 504)
 RETRIES = 3
 
 log = logging.getLogger(__name__)
@@ -288,8 +288,12 @@ def explain(what: str, server: str) -> Iterator[None]:
         raise CvatStatusError(_status_message(what, server, error), int(error.status or 0)) from error
     except urllib3.exceptions.HTTPError as error:
         reason: BaseException = getattr(error, "reason", None) or error
-        if isinstance(reason, urllib3.exceptions.ReadTimeoutError | urllib3.exceptions.ConnectTimeoutError):
+        # A refused connection is a kind of time-out to urllib3.
+        refused = isinstance(reason, urllib3.exceptions.NewConnectionError)
+        if isinstance(reason, urllib3.exceptions.TimeoutError) and not refused:
             message = f"{what}: {server} did not answer in time; try again, or look at the server's load"
+        elif isinstance(reason, urllib3.exceptions.ResponseError):
+            message = f"{what}: {server} fails ({_first_line(reason)}); its log says why"
         else:
             message = f"{what}: cannot reach {server} ({_first_line(reason)}); is the address right and the server up?"
         raise CvatStatusError(message, 0) from error
