@@ -1,0 +1,88 @@
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks import dancetrack, mot17
+from benchmarks.common import SPLITS, main
+from spam_cvat.errors import InputError
+from spam_cvat.evaluation import evaluate_files
+
+INFO = "[Sequence]\nname={name}\nframeRate=25\nseqLength=40\nimWidth=640\nimHeight=480\n"
+
+
+@pytest.fixture
+def data(tmp_path, monkeypatch):
+    """Two sequences of three people who walk by each other, under the folders that the benchmarks read."""
+    rng = np.random.default_rng(0)
+    for parts in (("mot17", "train"), ("dancetrack", "val")):
+        for name in ("a", "b"):
+            folder = tmp_path.joinpath("data", *parts, name)
+            (folder / "gt").mkdir(parents=True)
+            (folder / "det").mkdir()
+            (folder / "seqinfo.ini").write_text(INFO.format(name=name))
+            boxes = [
+                (frame, person, 50 * person + (2 if person % 2 else -2) * frame + 100, 100 + 40 * person)
+                for frame in range(1, 41)
+                for person in (1, 2, 3)
+            ]
+            (folder / "gt" / "gt.txt").write_text("".join(f"{f},{p},{x},{y},40,100,1,1,1\n" for f, p, x, y in boxes))
+            shaken = "".join(
+                f"{f},-1,{x + rng.normal():.2f},{y + rng.normal():.2f},40,100,{rng.uniform(0.65, 0.99):.2f}\n"
+                for f, p, x, y in boxes
+            )
+            for detector in ("yolox_x", "frcnn"):
+                (folder / "det" / f"{detector}.txt").write_text(shaken)
+    monkeypatch.setenv("SPAM_DATA", str(tmp_path / "data"))
+    return tmp_path / "data"
+
+
+def test_mot17_writes_rows_and_files_that_score_the_same(data, tmp_path, capsys):
+    mot17.run(["--out", str(tmp_path / "out"), "--json", "--detections", "yolox_x"])
+    result = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert json.loads(capsys.readouterr().out) == result
+    assert [row["variant"] for row in result["rows"]] == [
+        "yolox_x",
+        "bytetrack-yolox_x",
+        "bytetrack-interpolated-yolox_x",
+        "ghost-yolox_x",
+        "confident-yolox_x",
+        "nogate-yolox_x",
+    ]
+    assert {"machine", "versions", "seconds"} <= set(result)
+    assert {row["frames"] for row in result["rows"]} == {38}
+    row = next(row for row in result["sequences"] if (row["variant"], row["sequence"]) == ("bytetrack-yolox_x", "b"))
+    lines = (data / "mot17" / "train" / "b" / "gt" / "gt.txt").read_text().splitlines()
+    shifted = [line.split(",", 1) for line in lines if int(line.split(",")[0]) > 21]
+    (tmp_path / "gt.txt").write_text("".join(f"{int(frame) - 21},{rest}\n" for frame, rest in shifted))
+    scores = evaluate_files(tmp_path / "gt.txt", tmp_path / "out" / "bytetrack-yolox_x" / "b.txt", "mot17")
+    assert row["HOTA"] == pytest.approx(100 * scores.HOTA, abs=1e-3)
+
+
+def test_variants_and_splits_can_be_chosen(data, tmp_path, capsys):
+    mot17.run(
+        ["--out", str(tmp_path), "--variant", "ghost-frcnn", "--variant", "bytetrack-yolox_x", "--split", "first"]
+    )
+    rows = json.loads((tmp_path / "results.json").read_text())["rows"]
+    assert [(row["data"], row["variant"]) for row in rows] == [
+        ("mot17-first", "bytetrack-yolox_x"),
+        ("mot17-first", "ghost-frcnn"),
+    ]
+    assert "ghost-frcnn" in capsys.readouterr().out
+    assert sorted(SPLITS) == ["all", "first", "half-val"]
+
+
+def test_dancetrack_runs_on_whole_sequences(data, tmp_path):
+    dancetrack.run(["--out", str(tmp_path), "--variant", "bytetrack-yolox_x"])
+    (row,) = json.loads((tmp_path / "results.json").read_text())["rows"]
+    assert (row["data"], row["frames"]) == ("dancetrack", 80)
+
+
+def test_what_is_missing_is_one_line_and_exit_code_2(data, tmp_path, monkeypatch, capsys):
+    with pytest.raises(InputError, match="no variant 'sort-frcnn'; there are: yolox_x, "):
+        mot17.run(["--out", str(tmp_path), "--variant", "sort-frcnn"])
+    monkeypatch.setenv("SPAM_DATA", str(tmp_path / "nowhere"))
+    with pytest.raises(SystemExit) as caught:
+        main(lambda _: dancetrack.run(["--out", str(tmp_path)]))
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.strip().endswith("point SPAM_DATA at the data (see benchmarks/RESULTS.md)")
