@@ -43,6 +43,10 @@ DOUBTFUL = 0.995
 HORIZON = 8.0
 # Dropped boxes must string together over at least this many frames to be worth a look.
 MIN_RECOVERED = 5
+# A dropped box that a track's box overlaps this much (IoU), or covers this much, shows somebody who is tracked already.
+TAKEN_IOU, TAKEN_COVER = 0.4, 0.75
+# What is expected to put fewer boxes right per click than this is not worth anybody's time.
+MIN_GAIN = 0.25
 
 
 @dataclass(frozen=True)
@@ -150,7 +154,14 @@ def propose(annotation: Annotation, answers: Sequence[Answer] = ()) -> list[Ques
         answers: the log, oldest first.
     """
     scene = Scene(annotation, answers)
-    return [*track_questions(scene), *recovery_questions(scene), *same_questions(scene)]
+    everything = [*track_questions(scene), *recovery_questions(scene), *same_questions(scene)]
+    return [question for question in everything if question.gain >= MIN_GAIN * question.price]
+
+
+def _weakest(link: NDArray[np.float64], start: int, stop: int) -> int:
+    """Index of the weakest link between the boxes ``start`` and ``stop`` of a track; of equal ones the middle."""
+    inside = np.arange(start, stop)
+    return int(inside[np.lexsort((np.abs(inside - (start + stop - 1) / 2), link[inside]))[0]])
 
 
 def film_strip(scene: Scene, track: Track) -> tuple[list[int], list[tuple[int, int]]]:
@@ -173,20 +184,19 @@ def film_strip(scene: Scene, track: Track) -> tuple[list[int], list[tuple[int, i
         if stop - start < 10:
             break
         quarter = (stop - start) // 4
-        middle = np.arange(start + quarter, stop - quarter - 1)
-        cuts.append(int(middle[np.lexsort((np.abs(middle - (start + stop) / 2), link[middle]))[0]]))
+        cuts.append(_weakest(link, start + quarter, stop - quarter - 1))
     bounds = [0, *(i + 1 for i in sorted(cuts)), len(rows)]
     moments = [scene.best(rows[a:b]) for a, b in itertools.pairwise(bounds)]
     return moments, [(int(rows[i]), int(rows[i + 1])) for i in sorted(cuts)]
 
 
 def track_questions(scene: Scene) -> Iterator[Question]:
-    """``TRACK`` for every track, or ``SWITCH`` where a human called it mixed."""
-    mixed = [set(rows) for rows in scene.clamps.mixed]
+    """``TRACK`` for every track, or ``SWITCH`` where a human called it mixed and it still is one track."""
     for track in scene.tracks:
         if (track.link == 1).all() and (scene.clamps.gate[track.rows] == 1).all():
             continue
-        moments, cuts = film_strip(scene, track)
+        mixed = _mixed_moments(scene, track)
+        moments, cuts = mixed or film_strip(scene, track)
         n = len(track.rows)
         real = float(scene.real[track.rows].mean())
         switch = float(1 - np.prod(np.sort(track.link)[: MAX_MOMENTS - 1]))
@@ -201,14 +211,25 @@ def track_questions(scene: Scene) -> Iterator[Question]:
             cuts=scene.id_pairs(cuts),
             entropy=entropy,
         )
-        held = set(track.rows.tolist())
-        if len(moments) > 1 and any(len(rows & held) > 1 for rows in mixed):
+        if mixed:
             yield replace(question, kind="SWITCH", price=PRICES["SWITCH"], probability=1.0, gain=max(affected, n / 3))
             continue
         # A mixed track has to be cut by a second question before it gains.
         gain = (1 - real) * n + real * switch * affected * PRICES["TRACK"] / (PRICES["TRACK"] + PRICES["SWITCH"])
         wrong = 1 - real * (1 - switch)
         yield replace(question, price=PRICES["TRACK"], probability=wrong, gain=gain)
+
+
+def _mixed_moments(scene: Scene, track: Track) -> tuple[list[int], list[tuple[int, int]]] | None:
+    """Moments and cuts of a track that a human called mixed: the moments he saw, cut at the weakest links between."""
+    place = {int(row): index for index, row in enumerate(track.rows)}
+    for rows in scene.clamps.mixed:
+        seen = [row for row in rows if scene.clamps.gate[row] != 0]
+        if 2 <= len(seen) <= MAX_MOMENTS and all(row in place for row in seen):
+            at = [place[row] for row in seen]
+            cuts = [_weakest(track.link, a, b) for a, b in itertools.pairwise(at)]
+            return seen, [(int(track.rows[i]), int(track.rows[i + 1])) for i in cuts]
+    return None
 
 
 def recovery_questions(scene: Scene) -> Iterator[Question]:
@@ -232,16 +253,18 @@ def recovery_questions(scene: Scene) -> Iterator[Question]:
 def dropped_strings(scene: Scene, overlap: float = 0.5, max_gap: int = 3) -> list[Rows]:
     """Dropped boxes that follow each other (IoU >= ``overlap`` over at most ``max_gap`` frames), as rows in order.
 
-    Boxes on top of a tracked box (IoU >= 0.5) are duplicates and stay out, as do boxes a human rejected.
+    Boxes of people who are tracked already stay out, as do boxes a human rejected.
     """
     det = scene.detections
+    tracks = scene.annotation.tracks
+    order = np.argsort(tracks.frame, kind="stable")
+    bounds = np.searchsorted(tracks.frame[order], np.arange(det.video.num_frames + 1))
     open_strings: list[list[int]] = []
     done: list[list[int]] = []
     for number, frame in det.by_frame():
         rows = np.arange(frame.start, frame.stop)
-        kept, tracked = rows[~scene.tracked[rows] & (scene.clamps.gate[rows] != 0)], rows[scene.tracked[rows]]
-        if len(kept) and len(tracked):
-            kept = kept[iou_matrix(det.box[kept], det.box[tracked]).max(1) < 0.5]
+        kept = rows[~scene.tracked[rows] & (scene.clamps.gate[rows] != 0)]
+        kept = kept[~_taken(det.box[kept], tracks.box[order[bounds[number] : bounds[number + 1]]])]
         still = [string for string in open_strings if number - det.frame[string[-1]] <= max_gap]
         done += [string for string in open_strings if number - det.frame[string[-1]] > max_gap]
         free = set(kept.tolist())
@@ -258,6 +281,17 @@ def dropped_strings(scene: Scene, overlap: float = 0.5, max_gap: int = 3) -> lis
         open_strings = still + [[row] for row in sorted(free)]
     done += open_strings
     return [np.array(string, np.int64) for string in done if len(string) >= MIN_RECOVERED]
+
+
+def _taken(box: NDArray[np.float32], tracked: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Which boxes show somebody who has a track's box already. (N, 4), (M, 4) -> (N,)."""
+    if not len(box) or not len(tracked):
+        return np.zeros(len(box), bool)
+    iou = iou_matrix(box, tracked)
+    own, other = area(box)[:, None], area(tracked)[None]
+    cover = iou * (own + other) / (1 + iou) / np.maximum(np.minimum(own, other), 1e-6)
+    taken: NDArray[np.bool_] = ((iou >= TAKEN_IOU) | (cover >= TAKEN_COVER)).any(axis=1)
+    return taken
 
 
 @dataclass(frozen=True)

@@ -104,6 +104,12 @@ class Question:
         return hashlib.sha256(json.dumps([self.kind, content]).encode()).hexdigest()[:16]
 
     @property
+    def topic(self) -> str:
+        """What it is about, whatever the candidates or crops: who was unsure here once will be so again."""
+        about = self.subject[-1] if self.kind == "SAME" else self.subject[len(self.subject) // 2]
+        return f"{self.kind} {about:016x}"
+
+    @property
     def choices(self) -> tuple[str, ...]:
         """The replies this question can have; those of its kind without candidates or crops that it does not show."""
         shown = len(self.candidates) if self.kind == "SAME" else len(self.moments)

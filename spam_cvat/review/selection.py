@@ -74,7 +74,7 @@ def select_questions(
         budget: how much may be spent on this batch.
         strategy: one of :data:`STRATEGIES`: ``gain`` expected gain per click, ``spam`` the largest link entropy at
             the nodes involved, ``entropy`` that of "is the model wrong here", ``random``.
-        exclude: ids of questions asked before.
+        exclude: ids of questions asked before, and topics (:attr:`Question.topic`) of those answered ``unsure``.
         answers: the log, oldest first; what it implies is not asked.
         boxes: what a share is of; by default the boxes of the current tracks.
         seed: of ``random``.
@@ -108,7 +108,9 @@ def choose(
     left = clicks
     for question in sorted(proposals, key=lambda q: (-value(q), q.id)):
         claims = _claims(question)
-        if question.price > left + 1e-9 or question.id in exclude or not asked.isdisjoint(claims):
+        if question.price > left + 1e-9 or not asked.isdisjoint(claims):
+            continue
+        if question.id in exclude or question.topic in exclude:
             continue
         asked |= claims
         left -= question.price

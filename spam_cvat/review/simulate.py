@@ -22,7 +22,7 @@ from spam_cvat.formats.mot import GroundTruth
 from spam_cvat.formats.mot import Sequence as MotSequence
 from spam_cvat.review.oracle import SimulatedAnnotator
 from spam_cvat.review.proposals import propose
-from spam_cvat.review.questions import Question, Reply, cost, to_answers
+from spam_cvat.review.questions import UNSURE, Question, Reply, cost, to_answers
 from spam_cvat.review.selection import CLICKS_PER_BOX, Budget, choose
 from spam_cvat.tracks import Tracks
 
@@ -151,12 +151,13 @@ class Simulation:
                 break
 
     def _round(self, clicks: float) -> bool:
-        asked_before = {(asked.case, asked.question.id) for asked in self.asked}
+        before = {(asked.case, asked.question.id) for asked in self.asked}
+        before |= {(asked.case, asked.question.topic) for asked in self.asked if asked.reply.value == UNSURE}
         owner: dict[str, int] = {}
         proposals: list[Question] = []
         for index, annotation in enumerate(self.annotations):
             for question in propose(annotation, self.answers[index]):
-                if (index, question.id) not in asked_before:
+                if before.isdisjoint({(index, question.id), (index, question.topic)}):
                     owner[question.id] = index
                     proposals.append(question)
         chosen = choose(proposals, clicks, strategy=self.strategy, seed=self.seed)
