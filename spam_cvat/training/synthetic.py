@@ -74,6 +74,7 @@ class MotionConfig:
         speed_spread: relative spread of the speed among people.
         turn: radians by which the heading wanders.
         flow: 0 headings in all directions, 1 all along one axis, to and fro.
+        axis: direction of that axis in radians, 0 across the view; random where None.
         standing: share of people who do not walk at all.
         stop_rate: stops a second for those who walk.
         stop_time: mean seconds of a stop.
@@ -93,6 +94,7 @@ class MotionConfig:
     speed_spread: float = 0.3
     turn: float = 0.25
     flow: float = 0.6
+    axis: float | None = None
     standing: float = 0.35
     stop_rate: float = 0.03
     stop_time: float = 5.0
@@ -587,7 +589,7 @@ def _walk(rng: np.random.Generator, config: SceneConfig, count: int, dt: float) 
     unit = np.where(grouped, rng.integers(0, max(1, int(np.ceil(grouped.sum() / 3))), count), np.arange(count) + count)
     _, unit = np.unique(unit, return_inverse=True)
     units = int(unit.max()) + 1
-    axis = rng.uniform(0, np.pi)
+    axis = rng.uniform(0, np.pi) if motion.axis is None else motion.axis
     along = rng.random(units) < motion.flow
     heading = np.where(
         along, axis + np.pi * rng.integers(0, 2, units) + rng.normal(0, 0.15, units), rng.uniform(0, 2 * np.pi, units)
@@ -1006,7 +1008,7 @@ def _outside_cells(box: Floats, width: float, height: float) -> NDArray[np.bool_
     x = box[:, :1] + (box[:, 2:3] - box[:, :1]) * columns
     y = box[:, 1:2] + (box[:, 3:4] - box[:, 1:2]) * rows
     out_x, out_y = (x < 0) | (x > width), (y < 0) | (y > height)
-    return (out_y[:, :, None] | out_x[:, None, :]).reshape(len(box), -1)
+    return (out_y[:, :, None] | out_x[:, None, :]).reshape(len(box), _GRID_ROWS * _GRID_COLUMNS)
 
 
 def _extent(grid: NDArray[np.bool_]) -> Floats:
