@@ -1334,7 +1334,9 @@ def generate_scene(seed: int, config: SceneConfig | None = None) -> Scene:
     )
     row, box, score = _reported(rng, config, candidates)
     identity = _identities(candidates, row, box, people)
-    embedding = _embeddings(rng, config.embedder, people, view, candidates, row, dt) if config.embedder else None
+    embedding = None
+    if config.embedder and len(rows):  # appearance is of people; without any there is none to simulate
+        embedding = _embeddings(rng, config.embedder, people, view, candidates, row, dt)
     visible = np.where(identity > 0, view.visible[candidates.person[row]], 0.0) if len(rows) else np.zeros(len(row))
     order, detections = _table(video, candidates.frame[row], box, score, embedding)
     return Scene(
