@@ -290,7 +290,7 @@ def _taken(box: NDArray[np.float32], tracked: NDArray[np.float32]) -> NDArray[np
     iou = iou_matrix(box, tracked)
     own, other = area(box)[:, None], area(tracked)[None]
     cover = iou * (own + other) / (1 + iou) / np.maximum(np.minimum(own, other), 1e-6)
-    taken: NDArray[np.bool_] = ((iou >= TAKEN_IOU) | (cover >= TAKEN_COVER)).any(axis=1)
+    taken: NDArray[np.bool_] = np.any((iou >= TAKEN_IOU) | (cover >= TAKEN_COVER), axis=1)
     return taken
 
 
