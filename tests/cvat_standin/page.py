@@ -14,6 +14,7 @@ import httpx
 from cvat_standin.annotations import box_at
 
 Json = dict[str, Any]
+Key = tuple[str, int]
 KINDS = ("tags", "shapes", "tracks")
 
 
@@ -27,6 +28,11 @@ def _attribute(values: Sequence[Json], spec: int, value: str) -> list[Json]:
     return [{"spec_id": key, "value": known[key]} for key in sorted(known)]
 
 
+def _only(kind: str | None) -> Sequence[str]:
+    """The kinds among which an object is sought."""
+    return KINDS if kind is None else (kind,)
+
+
 def _edited(source: str) -> str:
     """The source of an object once a human has changed its geometry."""
     return "semi-auto" if source in ("auto", "semi-auto") else "manual"
@@ -35,7 +41,8 @@ def _edited(source: str) -> str:
 class Page:
     """One job, open in one annotator's browser.
 
-    Objects are named by their id. What was drawn, merged or split has a negative id until it is saved.
+    Objects are named by their id. What was drawn, merged or split has a negative id until it is saved. Tags, shapes and
+    tracks are numbered apart: where an id means several objects, say which with ``kind``.
 
     Args:
         url: address of the server.
@@ -72,17 +79,14 @@ class Page:
         self._load(self._call("GET", f"{path}/annotations"))
 
     def _load(self, data: Json) -> None:
-        self.objects: dict[int, tuple[str, Json]] = {}
-        for kind in KINDS:
-            for row in data[kind]:
-                self.objects[row["id"]] = (kind, row)
+        self.objects: dict[Key, Json] = {(kind, row["id"]): row for kind in KINDS for row in data[kind]}
         self._loaded = copy.deepcopy(self.objects)
 
     # --- looking ------------------------------------------------------------------------------------------------------
 
     def of_kind(self, kind: str) -> list[Json]:
         """All ``tags``, ``shapes`` or ``tracks`` of the page."""
-        return [row for other, row in self.objects.values() if other == kind]
+        return [row for (other, _), row in self.objects.items() if other == kind]
 
     def frame_name(self, frame: int) -> str:
         """The file name shown above a frame."""
@@ -101,9 +105,13 @@ class Page:
         raise PageError(f"job {self.job_id} has no label {name!r}")
 
     def _object(self, id: int, *kinds: str) -> tuple[str, Json]:
-        if id not in self.objects or (kinds and self.objects[id][0] not in kinds):
+        """Kind and content of an object, sought among some kinds."""
+        found = [(kind, self.objects[kind, id]) for kind in kinds or KINDS if (kind, id) in self.objects]
+        if not found:
             raise PageError(f"job {self.job_id} has no such object: {id}")
-        return self.objects[id]
+        if len(found) > 1:
+            raise PageError(f"job {self.job_id}: {id} is one of the {' and one of the '.join(k for k, _ in found)}")
+        return found[0]
 
     def _spec(self, row: Json, name: str) -> Json:
         for spec in self.labels[row["label_id"]]["attributes"]:
@@ -111,21 +119,21 @@ class Page:
                 return spec
         raise PageError(f"object {row.get('id')} has no attribute {name!r}")
 
-    def value(self, id: int, name: str) -> str:
+    def value(self, id: int, name: str, kind: str | None = None) -> str:
         """What a tag, a shape or a track's immutable attribute says now."""
-        _, row = self._object(id)
+        _, row = self._object(id, *_only(kind))
         spec = self._spec(row, name)["id"]
         return next(str(item["value"]) for item in row["attributes"] if item["spec_id"] == spec)
 
     # --- gestures -----------------------------------------------------------------------------------------------------
 
-    def set_attribute(self, id: int, name: str, value: str, frame: int | None = None) -> None:
+    def set_attribute(self, id: int, name: str, value: str, frame: int | None = None, kind: str | None = None) -> None:
         """Answer a question (a number key in the Attribute annotation workspace) or edit an attribute.
 
         The source stays as it was; a tag loses its group. A mutable attribute of a track changes in one ``frame``,
         which becomes a keyframe.
         """
-        kind, row = self._object(id)
+        kind, row = self._object(id, *_only(kind))
         spec = self._spec(row, name)
         if kind == "tags":
             row["group"] = 0
@@ -137,10 +145,10 @@ class Page:
         else:
             row["attributes"] = _attribute(row["attributes"], spec["id"], value)
 
-    def answer(self, tag: int, value: str) -> None:
-        """Answer the one question of a tag or shape: its first attribute takes ``value``."""
-        _, row = self._object(tag, "tags", "shapes")
-        self.set_attribute(tag, self.labels[row["label_id"]]["attributes"][0]["name"], value)
+    def answer(self, tag: int, value: str, kind: str = "tags") -> None:
+        """Answer the question of a tag (or of a box, with ``kind="shapes"``): its first attribute takes ``value``."""
+        _, row = self._object(tag, kind)
+        self.set_attribute(tag, self.labels[row["label_id"]]["attributes"][0]["name"], value, kind=kind)
 
     @staticmethod
     def _keyframe(track: Json, frame: int) -> Json:
@@ -158,12 +166,10 @@ class Page:
     def move_box(self, id: int, points: Sequence[float], frame: int | None = None) -> None:
         """Drag, resize or redraw (Shift+N) a box: the id stays, the source becomes semi-auto.
 
-        A track changes in one ``frame``: its keyframe there moves, or one is added.
+        With a ``frame``, the box is a track's: its keyframe there moves, or one is added. Without, it is a shape.
         """
-        kind, row = self._object(id, "shapes", "tracks")
-        if kind == "tracks" and frame is None:
-            raise PageError(f"track {id}: in which frame?")
-        target = row if kind == "shapes" else self._keyframe(row, frame or 0)
+        _, row = self._object(id, "shapes" if frame is None else "tracks")
+        target = row if frame is None else self._keyframe(row, frame)
         target["points"] = [float(value) for value in points]
         row["source"] = _edited(row["source"])
 
@@ -173,15 +179,15 @@ class Page:
         self._keyframe(row, frame)["outside"] = outside
         row["source"] = _edited(row["source"])
 
-    def set_occluded(self, id: int, frame: int, occluded: bool = True) -> None:
-        """Key Q: the object is hidden in part."""
-        kind, row = self._object(id, "shapes", "tracks")
-        (row if kind == "shapes" else self._keyframe(row, frame))["occluded"] = occluded
+    def set_occluded(self, track: int, frame: int, occluded: bool = True) -> None:
+        """Key Q: the track is hidden in part in a frame."""
+        _, row = self._object(track, "tracks")
+        self._keyframe(row, frame)["occluded"] = occluded
         row["source"] = _edited(row["source"])
 
-    def change_label(self, id: int, name: str) -> None:
+    def change_label(self, id: int, name: str, kind: str | None = None) -> None:
         """Choose another label: all attributes fall back to the defaults of the new label."""
-        kind, row = self._object(id)
+        kind, row = self._object(id, *_only(kind))
         label = self.label(name)
         row["label_id"] = label["id"]
         row["attributes"] = self._defaults(label, None if kind != "tracks" else False)
@@ -193,14 +199,14 @@ class Page:
         specs = [spec for spec in label["attributes"] if mutable is None or spec["mutable"] == mutable]
         return [{"spec_id": spec["id"], "value": spec["default_value"]} for spec in specs]
 
-    def delete(self, id: int) -> None:
+    def delete(self, id: int, kind: str | None = None) -> None:
         """Key Del: the object is gone."""
-        self._object(id)
-        del self.objects[id]
+        kind, _ = self._object(id, *_only(kind))
+        del self.objects[kind, id]
 
     def _new(self, kind: str, row: Json) -> int:
         self._next_new -= 1
-        self.objects[self._next_new] = (kind, row)
+        self.objects[kind, self._next_new] = row
         return self._next_new
 
     def draw(self, label: str, frame: int, points: Sequence[float]) -> int:
@@ -249,7 +255,7 @@ class Page:
                 if other is None or other["outside"]:
                     keyframes[shape["frame"]] = copy.deepcopy(shape)
         for id in tracks:
-            del self.objects[id]
+            del self.objects["tracks", id]
         return self._new("tracks", self._made(rows[0], [keyframes[frame] for frame in sorted(keyframes)]))
 
     def split(self, track: int, frame: int) -> tuple[int, int]:
@@ -268,7 +274,7 @@ class Page:
             raise PageError(f"track {track} cannot be split in frame {frame}")
         before = [shape for shape in shapes if shape["frame"] < frame]
         after = [shape for shape in shapes if shape["frame"] > frame]
-        del self.objects[track]
+        del self.objects["tracks", track]
         first = self._new("tracks", self._made(row, [*before, here | {"outside": True}]))
         return first, self._new("tracks", self._made(row, [here | {"outside": False}, *after]))
 
@@ -294,12 +300,10 @@ class Page:
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
-    def _sent(self, ids: Sequence[int], objects: dict[int, tuple[str, Json]]) -> Json:
-        body: Json = {"version": 0, "tags": [], "shapes": [], "tracks": []}
-        for id in ids:
-            kind, row = objects[id]
-            body[kind].append(_ordered(row))
-        return body
+    @staticmethod
+    def _sent(keys: Sequence[Key], objects: dict[Key, Json]) -> Json:
+        chosen = {kind: [_ordered(objects[key]) for key in keys if key[0] == kind] for kind in KINDS}
+        return {"version": 0, **chosen}
 
     def _begin(self) -> None:
         if self.job["state"] == "new":
@@ -312,21 +316,21 @@ class Page:
             The ids the server gave to new objects, by the ids they had here.
         """
         path = f"/api/jobs/{self.job_id}/annotations"
-        new = [id for id in self.objects if id < 0]
-        changed = [id for id in self.objects if id >= 0 and self.objects[id] != self._loaded.get(id)]
-        gone = [id for id in self._loaded if id not in self.objects]
+        new = [key for key in self.objects if key[1] < 0]
+        changed = [key for key in self.objects if key[1] >= 0 and self.objects[key] != self._loaded.get(key)]
+        gone = [key for key in self._loaded if key not in self.objects]
         given: dict[int, int] = {}
         if new:
             made = self._call("PATCH", path, self._sent(new, self.objects), action="create")
             for kind in KINDS:
-                mine = [id for id in new if self.objects[id][0] == kind]
-                for id, row in zip(mine, made[kind], strict=True):
-                    given[id] = row["id"]
-                    del self.objects[id]
-                    self.objects[row["id"]] = (kind, row)
+                mine = [key for key in new if key[0] == kind]
+                for key, row in zip(mine, made[kind], strict=True):
+                    given[key[1]] = row["id"]
+                    del self.objects[key]
+                    self.objects[kind, row["id"]] = row
         if changed:
             answer = self._call("PATCH", path, self._sent(changed, self.objects), action="update")
-            self.objects |= {row["id"]: (kind, row) for kind in KINDS for row in answer[kind]}
+            self.objects |= {(kind, row["id"]): row for kind in KINDS for row in answer[kind]}
         if gone:
             self._call("PATCH", path, self._sent(gone, self._loaded), action="delete")
         self._loaded = copy.deepcopy(self.objects)

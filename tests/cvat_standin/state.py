@@ -281,8 +281,9 @@ class State:
             "issue": 1,
             "comment": 1,
             "guide": 1,
-            "tag": 41,
-            "shape": 1001,
+            # Tags, shapes and tracks are numbered apart on the real server: the same id may mean one of each.
+            "tag": 301,
+            "shape": 301,
             "track": 301,
             "tracked_shape": 5001,
             "attribute_value": 90001,
