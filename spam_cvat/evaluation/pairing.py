@@ -1,11 +1,12 @@
 """What the metrics share: both sides' boxes by frame, contiguous identities, and their overlaps.
 
 In: rows of (frame, identity, box) of two sides. Out: chunks of frames with the IoU of every pair of boxes in them.
-Overlaps are made anew in each pass instead of being kept, so that memory does not grow with the video.
+A long video's overlaps are made anew in each pass instead of being kept, so that memory does not grow with them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,10 @@ from spam_cvat.boxes import iou_pairs
 
 # TrackEval compares with thresholds lowered by one rounding step; metrics that must agree do so too.
 EPS = float(np.finfo(np.float64).eps)
-CHUNK_PAIRS = 1 << 19
+# Small enough that a chunk's columns stay in the processor's cache.
+CHUNK_PAIRS = 1 << 14
+# A video with fewer pairs than this keeps its chunks from one metric to the next (24 bytes a pair).
+KEPT_PAIRS = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -72,8 +76,16 @@ class Pairing:
     truth: Side
     tracker: Side
 
-    def chunks(self) -> Iterator[Chunk]:
-        """Pairs of boxes, some hundred thousand at a time."""
+    def chunks(self) -> Iterable[Chunk]:
+        """Pairs of boxes, some thousands at a time."""
+        pairs = int(np.diff(self.truth.start) @ np.diff(self.tracker.start))
+        return self._kept if pairs < KEPT_PAIRS else self._chunks()
+
+    @cached_property
+    def _kept(self) -> list[Chunk]:
+        return list(self._chunks())
+
+    def _chunks(self) -> Iterator[Chunk]:
         n, m = np.diff(self.truth.start), np.diff(self.tracker.start)
         shared = np.flatnonzero((n > 0) & (m > 0))
         size = n[shared] * m[shared]

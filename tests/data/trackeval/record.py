@@ -5,11 +5,16 @@
 
 writes ``cases.json`` beside this file: for each sequence the rows of ground truth and tracker, and TrackEval's scores
 under two rule sets (``mot17``: benchmark MOT17 with preprocessing; ``plain``: preprocessing switched off), lone and
-combined. All rows are generated here from a seed; no data set's rows are in it.
+combined. All rows are generated here from a seed; no data set's rows are in it. With ``--score`` it scores a folder of
+result files instead, for ``benchmarks.evaluation``.
 """
 
+import argparse
+import contextlib
+import io
 import json
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -103,63 +108,78 @@ def cases():
     yield "shuffled", 30, truth, [[row[0], row[1] * 1000, *row[2:]] for row in tracker]
 
 
-def score(sequences, preprocess):
-    """TrackEval's scores by sequence, COMBINED_SEQ included."""
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        for name, frames, truth, tracker in sequences:
-            (root / "gt" / name / "gt").mkdir(parents=True)
-            (root / "gt" / name / "seqinfo.ini").write_text(f"[Sequence]\nname={name}\nseqLength={frames}\n")
-            (root / "tracks" / "ours" / "data").mkdir(parents=True, exist_ok=True)
-            for path, rows in (
-                (root / "gt" / name / "gt" / "gt.txt", truth),
-                (root / "tracks" / "ours" / "data" / f"{name}.txt", tracker),
-            ):
-                path.write_text("".join(",".join(map(str, row)) + "\n" for row in rows))
-        quiet = {"PRINT_CONFIG": False}
-        dataset = MotChallenge2DBox(
-            {
-                "GT_FOLDER": str(root / "gt"),
-                "TRACKERS_FOLDER": str(root / "tracks"),
-                "BENCHMARK": "MOT17",
-                "SKIP_SPLIT_FOL": True,
-                "SEQ_INFO": {name: frames for name, frames, _, _ in sequences},
-                "DO_PREPROC": preprocess,
-                **quiet,
-            }
-        )
-        evaluator = Evaluator(
-            {
-                "USE_PARALLEL": False,
-                "PRINT_RESULTS": False,
-                "TIME_PROGRESS": False,
-                "PLOT_CURVES": False,
-                "OUTPUT_SUMMARY": False,
-                "OUTPUT_DETAILED": False,
-                "BREAK_ON_ERROR": True,
-                **quiet,
-            }
-        )
-        results, _ = evaluator.evaluate([dataset], [HOTA(), CLEAR(quiet), Identity(quiet)])
-    found = results["MotChallenge2DBox"]["ours"]
+def score(gt, tracks, lengths, preprocess):
+    """TrackEval's scores of ``tracks/ours/data/*.txt`` by sequence, COMBINED_SEQ included."""
+    quiet = {"PRINT_CONFIG": False}
+    dataset = MotChallenge2DBox(
+        {
+            "GT_FOLDER": str(gt),
+            "TRACKERS_FOLDER": str(tracks),
+            "TRACKERS_TO_EVAL": ["ours"],
+            "BENCHMARK": "MOT17",
+            "SKIP_SPLIT_FOL": True,
+            "SEQ_INFO": lengths,
+            "DO_PREPROC": preprocess,
+            **quiet,
+        }
+    )
+    evaluator = Evaluator(
+        {
+            "USE_PARALLEL": False,
+            "PRINT_RESULTS": False,
+            "TIME_PROGRESS": False,
+            "PLOT_CURVES": False,
+            "OUTPUT_SUMMARY": False,
+            "OUTPUT_DETAILED": False,
+            "BREAK_ON_ERROR": True,
+            **quiet,
+        }
+    )
+    results, _ = evaluator.evaluate([dataset], [HOTA(), CLEAR(quiet), Identity(quiet)])
     return {
         name: {key: float(np.mean(scores["pedestrian"][family][key])) for family, keys in KEPT.items() for key in keys}
         | {key: int(scores["pedestrian"]["CLEAR"][f"CLR_{key}"]) for key in ("TP", "FP", "FN")}
-        for name, scores in found.items()
+        for name, scores in results["MotChallenge2DBox"]["ours"].items()
     }
 
 
-def main():
+def record():
+    """Write ``cases.json``."""
     sequences = list(cases())
+    with tempfile.TemporaryDirectory() as folder:
+        gt, tracks = Path(folder, "gt"), Path(folder, "tracks")
+        (tracks / "ours" / "data").mkdir(parents=True)
+        for name, _, truth, tracker in sequences:
+            (gt / name / "gt").mkdir(parents=True)
+            for path, rows in (
+                (gt / name / "gt" / "gt.txt", truth),
+                (tracks / "ours" / "data" / f"{name}.txt", tracker),
+            ):
+                path.write_text("".join(",".join(map(str, row)) + "\n" for row in rows))
+        lengths = {name: frames for name, frames, _, _ in sequences}
+        scores = {"mot17": score(gt, tracks, lengths, True), "plain": score(gt, tracks, lengths, False)}
     recorded = {
         "made_by": "trackeval 1.3.0",
         "sequences": {
             name: {"frames": frames, "truth": truth, "tracks": tracker} for name, frames, truth, tracker in sequences
         },
-        "scores": {"mot17": score(sequences, True), "plain": score(sequences, False)},
+        "scores": scores,
     }
     text = json.dumps(recorded, separators=(",", ":")).replace("],[", "],\n[")
     (HERE / "cases.json").write_text(text + "\n")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--score", nargs=2, metavar=("GT", "TRACKS"), help="only score TRACKS/ours/data against GT")
+    parser.add_argument("--lengths", type=json.loads, help="frames by sequence, as JSON")
+    args = parser.parse_args()
+    if args.score is None:
+        return record()
+    began = time.process_time()
+    with contextlib.redirect_stdout(io.StringIO()):
+        scores = score(*args.score, args.lengths, True)
+    print(json.dumps({"scores": scores, "seconds": time.process_time() - began}))
 
 
 if __name__ == "__main__":
