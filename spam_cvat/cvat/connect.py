@@ -19,9 +19,7 @@ Environment, in order of precedence after the arguments:
 
 import contextlib
 import json
-import logging
 import os
-import time
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any, Self
@@ -37,10 +35,6 @@ from spam_cvat.errors import CvatError, InputError
 DEFAULT_SERVER = "http://localhost"
 CONNECT_SECONDS = 10.0
 READ_SECONDS = 120.0
-TRANSIENT = (0, 502, 503, 504)
-RETRIES = 3
-
-log = logging.getLogger(__name__)
 
 
 class CvatStatusError(CvatError):
@@ -135,7 +129,7 @@ class Connection:
     ) -> bytes:
         """Send a request and return the answer's bytes.
 
-        A GET is repeated when the server is away for a moment; nothing else is, because it may have been done.
+        The SDK repeats a GET when the server is away for a moment; a POST or PATCH never, because it may have been done.
 
         Args:
             method: HTTP method.
@@ -153,25 +147,16 @@ class Connection:
         headers: dict[str, Any] = {}
         if organization is not None or no_organization:
             headers["X-Organization"] = organization
-        attempts = RETRIES if method == "GET" else 1
-        for attempt in range(1, attempts + 1):
-            try:
-                with explain(what or f"{method} {path}", self.url):
-                    _, response = self.client.api_client.call_api(
-                        quote(path, safe="/"),
-                        method,
-                        query_params=list((query or {}).items()),
-                        header_params=headers,
-                        body=body,
-                        _request_timeout=(CONNECT_SECONDS, timeout),
-                    )
-                    return response.data
-            except CvatStatusError as error:
-                if error.status not in TRANSIENT or attempt == attempts:
-                    raise
-                log.warning("%s; trying again", error)
-                time.sleep(0.5 * attempt)
-        raise AssertionError("unreachable")
+        with explain(what or f"{method} {path}", self.url):
+            _, response = self.client.api_client.call_api(
+                quote(path, safe="/"),
+                method,
+                query_params=list((query or {}).items()),
+                header_params=headers,
+                body=body,
+                _request_timeout=(CONNECT_SECONDS, timeout),
+            )
+            return response.data
 
     def _json(self, method: str, path: str, **kwargs: Any) -> Any:
         data = self.request(method, path, **kwargs)

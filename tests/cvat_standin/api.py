@@ -131,6 +131,8 @@ def route(method: str, template: str) -> Callable[[Handler], Handler]:
 
     def register(handler: Handler) -> Handler:
         _ROUTES.append((method, re.compile(pattern + "$"), handler))
+        # A path spelled out goes before one with a placeholder: data/meta is not the upload named "meta".
+        _ROUTES.sort(key=lambda entry: entry[1].groups)
         return handler
 
     return register
