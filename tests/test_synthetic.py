@@ -176,6 +176,13 @@ def test_random_scenes_are_sound_whatever_is_drawn() -> None:
         assert set(np.unique(scene.identity)) <= {0, *scene.ground_truth.ids}
 
 
+def test_random_scenes_have_people_in_view() -> None:
+    rng = np.random.default_rng(1)
+    crowds = [len(generate_scene(seed, random_config(rng, num_frames=60)).ground_truth) / 60 for seed in range(40)]
+    assert min(crowds) > 0.3
+    assert np.median(crowds) > 4
+
+
 def test_a_scene_without_frames_or_people_is_refused_or_empty() -> None:
     with pytest.raises(InputError, match="at least one"):
         generate_scene(0, preset("street", num_frames=0))

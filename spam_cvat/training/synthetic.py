@@ -385,10 +385,13 @@ def random_config(
     kind = kind or str(rng.choice(["street", "moving", "dance", "sport", "sparse"], p=[0.4, 0.22, 0.2, 0.08, 0.1]))
     config = preset(kind)
     width, height = _random_size(rng, (config.width, config.height))
-    fps = config.fps if rng.random() < 0.4 else float(rng.choice([7, 10, 12, 14, 15, 20, 24, 25, 30, 30, 50, 60]))
+    rates = [7, 10, 12, 14, 15, 20, 24, 25, 30, 30, 50, 60]
+    if config.motion.kind != "walk":  # nobody films fast motion at rates that lose it
+        rates = [rate for rate in rates if rate >= 15]
+    fps = config.fps if rng.random() < 0.4 else float(rng.choice(rates))
     people = float(np.clip(config.people * np.exp(rng.normal(0.3, 0.6)), 2, 80))
     with_embedder = rng.random() < 0.5 if embedder is None else embedder
-    return replace(
+    drawn = replace(
         config,
         num_frames=num_frames,
         width=width,
@@ -402,6 +405,22 @@ def random_config(
         clutter=_random_clutter(rng, config.clutter),
         embedder=_random_embedder(rng) if with_embedder else None,
     )
+    return _in_view(drawn)
+
+
+def _in_view(config: SceneConfig) -> SceneConfig:
+    """A configuration drawn at random, made such that people stand in the image, at sizes and numbers that fit."""
+    world = config.world
+    focal, middle = world.focal * config.width, (world.near + world.far) / 2
+    share = _STATURE * focal / middle / config.height  # of the image's height, for a person half-way
+    closer = share / np.clip(share, 0.03, 0.55)
+    near, far, middle, share = world.near * closer, world.far * closer, middle * closer, share / closer
+    foot = world.horizon + world.camera_height * focal / middle / config.height
+    horizon = world.horizon + np.clip(foot, 0.4 + share / 2, 0.95) - foot
+    covered = share**2 * world.aspect * config.height / config.width  # of the image, by one person
+    people = min(config.people, max(2.0, 0.8 / covered))
+    world = replace(world, near=float(near), far=float(far), horizon=float(horizon))
+    return replace(config, people=float(people), world=world)
 
 
 def _random_size(rng: np.random.Generator, usual: tuple[int, int]) -> tuple[int, int]:
