@@ -34,7 +34,8 @@ def meaning(question, value, box=None):
 @pytest.mark.parametrize(
     ("question", "value", "expected"),
     [
-        (TRACK, "real", [("same", 30)]),
+        # From the first crop to the last: what lies outside was not seen.
+        (TRACK, "real", [("same", 21)]),
         (TRACK, "false", [("reject", 30)]),
         (TRACK, "mixed", [("mixed", 3)]),
         (TRACK, "unsure", []),
@@ -44,7 +45,7 @@ def meaning(question, value, box=None):
         (SAME, "none", [("different", 2), ("different", 2)]),
         (SAME, "unsure", []),
         (SAME, "cand 3", []),  # a key that the sheet does not offer
-        (SWITCH, "one person", [("same", 30)]),
+        (SWITCH, "one person", [("same", 21)]),
         (SWITCH, "crop 2", [("split", 2), ("different", 2)]),
         (SWITCH, "crop 3", [("split", 2), ("different", 2), ("same", 11)]),
         (SWITCH, "crop 4", []),

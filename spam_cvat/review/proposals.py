@@ -39,6 +39,12 @@ Rows = NDArray[np.int64]
 WEAK = 0.9
 # Film strips are cut at links believed less than this before they are cut in the middle of long stretches.
 DOUBTFUL = 0.995
+# Even a link that the hierarchy is sure of joins two people this often.
+UNSEEN_SWITCH = 0.002
+# The first and the last crop of a film strip lie this near to the track's ends, in boxes.
+END_BOXES = 5
+# Crops before and after a gap come from this near to it, in seconds: further away somebody else may be in the box.
+NEAR = 0.8
 # The longest absence over which a person is looked for, in seconds.
 HORIZON = 8.0
 # Dropped boxes must string together over at least this many frames to be worth a look.
@@ -168,7 +174,7 @@ def film_strip(scene: Scene, track: Track) -> tuple[list[int], list[tuple[int, i
     """Up to eight moments of a track, and the links between successive moments at which it would be cut.
 
     The strip is cut at the links that weigh most (doubt x boxes they join), then long stretches are cut at the weakest
-    link around their middle; each part is shown by the box that shows most.
+    link around their middle; each part is shown by the box that shows most, the outer parts near the track's ends.
 
     Returns:
         Rows of the moments, in frame order; pairs of rows (last before, first after the cut), one fewer.
@@ -186,7 +192,10 @@ def film_strip(scene: Scene, track: Track) -> tuple[list[int], list[tuple[int, i
         quarter = (stop - start) // 4
         cuts.append(_weakest(link, start + quarter, stop - quarter - 1))
     bounds = [0, *(i + 1 for i in sorted(cuts)), len(rows)]
-    moments = [scene.best(rows[a:b]) for a, b in itertools.pairwise(bounds)]
+    parts = [rows[a:b] for a, b in itertools.pairwise(bounds)]
+    parts[0] = parts[0][:END_BOXES]
+    parts[-1] = parts[-1][-END_BOXES:] if len(parts) > 1 else parts[-1]
+    moments = [scene.best(part) for part in parts]
     return moments, [(int(rows[i]), int(rows[i + 1])) for i in sorted(cuts)]
 
 
@@ -199,8 +208,8 @@ def track_questions(scene: Scene) -> Iterator[Question]:
         moments, cuts = mixed or film_strip(scene, track)
         n = len(track.rows)
         real = float(scene.real[track.rows].mean())
-        switch = float(1 - np.prod(np.sort(track.link)[: MAX_MOMENTS - 1]))
-        doubt = 1 - track.link
+        doubt = np.maximum(1 - track.link, np.where(track.link == 1, 0, UNSEEN_SWITCH))
+        switch = float(1 - np.prod(1 - doubt))
         at = np.arange(1, n)
         affected = float((doubt * join_gain(at, n - at)).sum() / max(doubt.sum(), 1e-9)) if n > 1 else 0.0
         entropy = float(max(scene.entropy[track.rows].max(), binary_entropy(track.link).max(initial=0)))
@@ -214,8 +223,9 @@ def track_questions(scene: Scene) -> Iterator[Question]:
         if mixed:
             yield replace(question, kind="SWITCH", price=PRICES["SWITCH"], probability=1.0, gain=max(affected, n / 3))
             continue
-        # A mixed track has to be cut by a second question before it gains.
-        gain = (1 - real) * n + real * switch * affected * PRICES["TRACK"] / (PRICES["TRACK"] + PRICES["SWITCH"])
+        # A mixed track gains only after a second question, whose price counts.
+        later = PRICES["TRACK"] / (PRICES["TRACK"] + switch * PRICES["SWITCH"])
+        gain = (1 - real) * n + real * switch * affected * later
         wrong = 1 - real * (1 - switch)
         yield replace(question, price=PRICES["TRACK"], probability=wrong, gain=gain)
 
@@ -317,14 +327,14 @@ class _End:
         return self.index + 1
 
 
-def _piece_before(track: Track, index: int, longest: int = 45) -> Rows:
+def _piece_before(track: Track, index: int, longest: int) -> Rows:
     """The boxes up to ``index`` that surely show one person."""
     weak = np.flatnonzero(track.link[:index] < WEAK)
     start = max(int(weak[-1]) + 1 if len(weak) else 0, index + 1 - longest)
     return track.rows[start : index + 1]
 
 
-def _piece_after(track: Track, index: int, longest: int = 30) -> Rows:
+def _piece_after(track: Track, index: int, longest: int) -> Rows:
     """The boxes from ``index`` on that surely show one person."""
     weak = np.flatnonzero(track.link[index:] < WEAK)
     stop = min(index + int(weak[0]) + 1 if len(weak) else len(track.rows), index + longest)
@@ -451,17 +461,18 @@ def _same_question(
         _, track, index = continuations.starts[k]
         options.append((track, index, probability))
     scale = max(1.0, sum(p for _, _, p in options))
-    real = float(scene.real[_piece_before(end.track, end.index)].mean())
+    near = max(8, round(NEAR * scene.detections.video.fps))
+    subject = _piece_before(end.track, end.index, near)
+    real = float(scene.real[subject].mean())
     n = end.before
     cut = float(join_gain(n, len(end.track.rows) - n)) if inner else 0.0
     gain = cut * max(1 - end.linked / scale, 0.0) if inner else 0.0
     for track, index, probability in options[1 if inner else 0 :]:
-        alive = float(scene.real[_piece_after(track, index)].mean())
+        alive = float(scene.real[_piece_after(track, index, near)].mean())
         gain += probability / scale * alive * float(join_gain(n, len(track.rows) - index))
     wrong = (1 - end.linked / scale) if inner else min(1.0, sum(p for _, _, p in options) / scale)
     options.sort(key=lambda option: (int(scene.detections.frame[option[0].rows[option[1]]]), -option[2]))
-    pieces = [_piece_after(track, index) for track, index, _ in options]
-    subject = _piece_before(end.track, end.index)
+    pieces = [_piece_after(track, index, near) for track, index, _ in options]
     crops = 3 if len(options) <= 2 else 2
     probabilities = np.array([probability for _, _, probability in options])
     return Question(

@@ -232,9 +232,8 @@ _Meaning = tuple[str, tuple[int, ...], tuple[float, float, float, float] | None]
 def _meaning(question: Question, reply: Reply) -> list[_Meaning]:
     """(kind, ids, box) of the answers that a reply amounts to."""
     subject, value = question.subject, reply.value
-    whole: list[_Meaning] = [("same" if len(subject) > 1 else "accept", subject, None)]
     if value in ("real", "one person"):
-        return whole
+        return _confirmed(question)
     if value in ("false", "not a person"):
         return [("reject", subject, None)]
     if value == "mixed":
@@ -257,14 +256,22 @@ def _meaning(question: Question, reply: Reply) -> list[_Meaning]:
     return []
 
 
+def _confirmed(question: Question) -> list[_Meaning]:
+    """One person from the first crop shown to the last; what lies outside was not seen, and stays the model's."""
+    subject, moments = question.subject, question.moments
+    seen = subject[subject.index(moments[0]) : subject.index(moments[-1]) + 1] if moments else subject
+    return [("same" if len(seen) > 1 else "accept", seen, None)]
+
+
 def _switched(question: Question, moment: int) -> list[_Meaning]:
     """The person changes between the moments ``moment - 1`` and ``moment``: cut there, keep what comes before."""
-    before = question.subject.index(question.moments[moment - 1]) + 1
+    seen = question.subject[question.subject.index(question.moments[0]) :]
+    before = seen.index(question.moments[moment - 1]) + 1
     out: list[_Meaning] = [("different", (question.moments[moment - 1], question.moments[moment]), None)]
     if question.cuts:
         out.insert(0, ("split", question.cuts[moment - 1], None))
     if before > 1:
-        out.append(("same", question.subject[:before], None))
+        out.append(("same", seen[:before], None))
     return out
 
 
