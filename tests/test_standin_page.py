@@ -254,7 +254,7 @@ def test_an_answered_tag_keeps_id_and_source_and_loses_its_group(
     page = server.open_page("admin", job)
     first = page.of_kind("tags")[0]["id"]
     assert page.frame_name(0) == "0.png"
-    assert page.value(first, "answer") == "?"
+    assert page.value(first, "answer", kind="tags") == "?"
     page.answer(first, "real")
     page.finish()
     tags = http.get(f"/api/jobs/{job}/annotations").json()["tags"]

@@ -272,7 +272,6 @@ class Queue:
         self._threads = [
             threading.Thread(target=self._serve, daemon=True, name=f"annotation-{n}") for n in range(workers)
         ]
-        self._writer = annotations.Writer(state.next_id, lambda kind, id: _taken(state, kind, id))
         for thread in self._threads:
             thread.start()
 
@@ -386,7 +385,7 @@ class Queue:
             job = state.jobs[mine.job] if mine.job is not None else None
             if mine.cleanup:
                 for target in [job] if job else state.jobs_of(task):
-                    self._writer.clear(target.annotations)
+                    self.state.writer.clear(target.annotations)
                     state.touch(target)
             media = task.media
         function = self.functions.get(mine.function)
@@ -459,7 +458,7 @@ class Queue:
             for target in [job] if job else self.state.jobs_of(task):
                 mine = data if job else annotations.cut(data, target.start, target.stop)
                 if mine["shapes"]:
-                    self._writer.create(target.annotations, mine, labels)
+                    self.state.writer.create(target.annotations, mine, labels)
                     self.state.touch(target)
 
 
@@ -481,7 +480,3 @@ def _allowed(value: Any, spec: Json) -> bool:
     if spec["input_type"] == "checkbox":
         return str(value).lower() in ("true", "false")
     return spec["input_type"] == "text" or value in spec["values"]
-
-
-def _taken(state: State, kind: str, id: int) -> bool:
-    return any(id in job.annotations.table(kind) for job in state.jobs.values())

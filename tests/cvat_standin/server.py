@@ -22,13 +22,15 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from cvat_standin.api import Api, Call, Reply, check_role, expire
+from cvat_standin.api import Api
 from cvat_standin.faults import Fault, Faults
 from cvat_standin.functions import Functions, Queue
 from cvat_standin.media import encode_video
 from cvat_standin.page import Page
+from cvat_standin.protocol import Call, Reply
+from cvat_standin.routes.data import make_task
 from cvat_standin.schema import Schema
-from cvat_standin.state import Clock, Job, Organization, State, Task, User
+from cvat_standin.state import ROLES, Clock, Job, Organization, State, Task, User
 
 Json = dict[str, Any]
 Scope = MutableMapping[str, Any]
@@ -189,15 +191,21 @@ class CvatStandin:
 
     def expire_token(self, token: str) -> None:
         """From now on, a token is refused with 401."""
-        expire(self.state, token)
+        self.state.tokens[token].expiry = self.clock.now()
 
     def add_organization(self, slug: str, owner: User | str = "admin") -> Organization:
         """Found an organisation."""
         return self.state.add_organization(slug, self.user(owner))
 
     def add_member(self, organization: Organization, user: User | str, role: str) -> None:
-        """Make a user a ``worker``, ``supervisor``, ``maintainer`` or ``owner`` of an organisation."""
-        organization.members[self.user(user).id] = check_role(role)
+        """Make a user a ``worker``, ``supervisor``, ``maintainer`` or ``owner`` of an organisation.
+
+        Raises:
+            ValueError: there is no such role.
+        """
+        if role not in ROLES:
+            raise ValueError(f"role {role!r} is not one of {', '.join(ROLES)}")
+        organization.members[self.user(user).id] = role
 
     def create_task_from_video(
         self,
@@ -250,7 +258,8 @@ class CvatStandin:
             {"name": label, "type": "rectangle", "attributes": []} if isinstance(label, str) else label
             for label in labels
         ]
-        return self.api.make_task(
+        return make_task(
+            self.api,
             self.user(owner),
             name,
             specifications,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from cvat_standin.annotations import JobAnnotations
+from cvat_standin.annotations import JobAnnotations, Writer
 from cvat_standin.media import Frames
 
 ROLES = ("worker", "supervisor", "maintainer", "owner")
@@ -289,6 +289,12 @@ class State:
             "attribute_value": 90001,
         }
         self._counters: dict[str, Iterator[int]] = {name: itertools.count(start) for name, start in starts.items()}
+
+        self.writer = Writer(self.next_id, self.has_annotation)
+
+    def has_annotation(self, kind: str, id: int) -> bool:
+        """Whether any job holds a tag, shape or track (``kind``: the plural) of that id."""
+        return any(id in job.annotations.table(kind) for job in self.jobs.values())
 
     def next_id(self, kind: str) -> int:
         """The next number of a kind of record."""
