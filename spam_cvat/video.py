@@ -114,7 +114,7 @@ def check_range(start: int, stop: int, step: int, num_frames: int, name: str) ->
         raise InputError(f"{name}: frames {start}:{stop}:{step} are not in this video of {num_frames} frames")
 
 
-class _Base:
+class BaseVideo:
     """What the kinds of video share: closing, and checking of numbers."""
 
     info: VideoInfo
@@ -163,7 +163,7 @@ class _Index:
     keys: NDArray[np.int64]
 
 
-class VideoFile(_Base):
+class VideoFile(BaseVideo):
     """Frames of a video file, decoded by FFmpeg.
 
     Opening reads the container's packets once, without decoding them, to number the frames exactly; files without
@@ -405,7 +405,7 @@ def _lacking(promised: int, found: int) -> bool:
 # --- images -------------------------------------------------------------------------------------------------------
 
 
-class ImageFolder(_Base):
+class ImageFolder(BaseVideo):
     """Frames that are image files, in the order given; all of one size."""
 
     def __init__(self, files: list[Path], name: str, fps: float = DEFAULT_FPS) -> None:
