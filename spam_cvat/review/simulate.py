@@ -144,10 +144,15 @@ class Simulation:
         return sum(len(case.people) for case in self.cases)
 
     def spend(self, clicks: float, rounds: int = 1) -> None:
-        """Ask for that many clicks more, in so many rounds; stops early when there is nothing left to ask."""
+        """Ask for that many clicks more, in equal rounds.
+
+        What a round could not use up (one batch asks only once about a link) goes to the next ones and, after the
+        last, to as many more; it stops early when there is nothing left to ask.
+        """
         goal = self.clicks + clicks
-        for left in range(rounds, 0, -1):
-            if not self._round((goal - self.clicks) / left):
+        for number in range(2 * rounds):
+            left = goal - self.clicks
+            if left < 1 or not self._round(left / max(rounds - number, 1)):
                 break
 
     def _round(self, clicks: float) -> bool:
