@@ -48,6 +48,15 @@ def options(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
+def tracker_options(description: str | None, detections: str) -> argparse.ArgumentParser:
+    """What the tables of trackers take besides: which boxes, which variants, whose weights."""
+    parser = options(description)
+    parser.add_argument("--detections", action="append", metavar="NAME", help=f"default {detections}")
+    parser.add_argument("--variant", action="append", metavar="NAME", help="default all")
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="in place of the shipped weights")
+    return parser
+
+
 def data_folder(*parts: str) -> Path:
     """A folder of the data that benchmarks run on: under ``SPAM_DATA``, by default ``../shared/data``.
 

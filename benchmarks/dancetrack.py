@@ -6,22 +6,15 @@ for measuring only: nothing is trained or tuned on it.
     python -m benchmarks.dancetrack --out DIR [--json] [--detections yolox_x] [--variant bytetrack-yolox_x]
 """
 
-import time
 from collections.abc import Sequence
 
-from benchmarks.common import finish, main, options
-from benchmarks.mot17 import COLUMNS, compare
+from benchmarks.common import main, sequence_folders, tracker_options
+from benchmarks.mot17 import compare
 
 
 def run(arguments: Sequence[str] | None = None) -> None:
-    parser = options(__doc__)
-    parser.add_argument("--detections", action="append", metavar="NAME", help="default yolox_x")
-    parser.add_argument("--variant", action="append", metavar="NAME", help="default all")
-    args = parser.parse_args(arguments)
-    began = time.perf_counter()
-    detections = args.detections or ["yolox_x"]
-    runs = compare("dancetrack", [("dancetrack", "val")], detections, args.variant, "all", "plain", args.out)
-    finish(args, [run.row for run in runs], began, COLUMNS, sequences=[row for run in runs for row in run.sequences])
+    args = tracker_options(__doc__, "yolox_x").parse_args(arguments)
+    compare(args, "dancetrack", sequence_folders("dancetrack", "val"), ["yolox_x"], "all", "plain")
 
 
 if __name__ == "__main__":

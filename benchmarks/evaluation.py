@@ -65,9 +65,13 @@ def run(arguments: Sequence[str] | None = None) -> None:
 
 def _trackeval(python: str, truth: Path, tracks: Path, lengths: dict[str, int]) -> dict:
     command = [python, str(RECORD), "--score", str(truth), str(tracks), "--lengths", json.dumps(lengths)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise SpamError(f"{python}: cannot run it: {error.strerror}") from error
     if done.returncode:
-        raise SpamError(f"{python}: TrackEval failed: {done.stderr.strip().splitlines()[-1]}")
+        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise SpamError(f"{python}: TrackEval failed: {reason}")
     return json.loads(done.stdout)
 
 

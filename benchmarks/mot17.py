@@ -7,8 +7,10 @@ first halves (``--split first``) are for design.
     python -m benchmarks.mot17 --out DIR [--json] [--detections yolox_x] [--variant NAME] [--split half-val]
 """
 
+import argparse
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from benchmarks.common import (
     COUNTS,
@@ -17,11 +19,11 @@ from benchmarks.common import (
     Run,
     finish,
     main,
-    options,
     progress,
     read_sequences,
     run_variant,
     sequence_folders,
+    tracker_options,
 )
 from benchmarks.trackers import trackers
 from spam_cvat.errors import InputError
@@ -30,45 +32,35 @@ COLUMNS = ("data", "variant", *PERCENT, *COUNTS, "frames_per_second")
 
 
 def run(arguments: Sequence[str] | None = None) -> None:
-    parser = options(__doc__)
-    parser.add_argument("--detections", action="append", metavar="NAME", help="yolox_x, frcnn; default both")
-    parser.add_argument("--variant", action="append", metavar="NAME", help="default all")
+    parser = tracker_options(__doc__, "yolox_x and frcnn")
     parser.add_argument("--split", choices=SPLITS, default="half-val")
     args = parser.parse_args(arguments)
-    began = time.perf_counter()
-    runs = compare(
-        f"mot17-{args.split}",
-        [("mot17", "train")],
-        args.detections or ["yolox_x", "frcnn"],
-        args.variant,
-        args.split,
-        "mot17",
-        args.out,
-    )
-    finish(args, [run.row for run in runs], began, COLUMNS, sequences=[row for run in runs for row in run.sequences])
+    compare(args, f"mot17-{args.split}", sequence_folders("mot17", "train"), ["yolox_x", "frcnn"], args.split, "mot17")
 
 
-def compare(data, folders, detections, variants, split, preset, out) -> list[Run]:
-    """Run the chosen variants (all where none is named) on each detector's boxes.
+def compare(
+    args: argparse.Namespace, data: str, folders: Sequence[Path], detections: Sequence[str], split: str, preset: str
+) -> None:
+    """Run the chosen variants (all where none is named) on each detector's boxes, and report.
 
     Raises:
         InputError: a variant is named that does not exist.
     """
-    paths = [path for parts in folders for path in sequence_folders(*parts)]
-    chosen = {name: trackers(name) for name in detections}
+    began = time.perf_counter()
+    chosen = {name: trackers(name, weights=args.weights) for name in args.detections or detections}
     known = [variant for table in chosen.values() for variant in table]
-    unknown = sorted(set(variants or ()) - set(known))
+    unknown = sorted(set(args.variant or ()) - set(known))
     if unknown:
         raise InputError(f"no variant {unknown[0]!r}; there are: {', '.join(known)}")
-    runs = []
+    runs: list[Run] = []
     for name, table in chosen.items():
-        sequences = read_sequences(paths, name, split)
+        sequences = read_sequences(folders, name, split)
         for variant, tracker in table.items():
-            if variants and variant not in variants:
+            if args.variant and variant not in args.variant:
                 continue
-            runs.append(run_variant(data, variant, sequences, tracker, preset, out))
+            runs.append(run_variant(data, variant, sequences, tracker, preset, args.out))
             progress(f"{data} {variant}: HOTA {runs[-1].row['HOTA']:.2f}")
-    return runs
+    finish(args, [run.row for run in runs], began, COLUMNS, sequences=[row for run in runs for row in run.sequences])
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ A variant is ``<detections>``, or a prefix and it: ``bytetrack-yolox_x``, ``conf
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 from benchmarks.common import Tracker
 from spam_cvat.baselines.bytetrack import ByteTrackConfig, bytetrack
@@ -18,11 +19,11 @@ CONFIDENT = 0.6
 BYTETRACK_GAP = 20
 
 
-def ours(config: EngineConfig) -> Tracker:
-    """The engine with its shipped weights, no answers given."""
+def ours(config: EngineConfig, weights: Path | None = None) -> Tracker:
+    """The engine, by default with its shipped weights; no answers given."""
 
     def track(sequence: Sequence) -> Tracks:
-        return annotate(sequence.detections, config=config, warps=sequence.warps).tracks
+        return annotate(sequence.detections, config=config, warps=sequence.warps, weights=weights).tracks
 
     return track
 
@@ -30,6 +31,7 @@ def ours(config: EngineConfig) -> Tracker:
 def trackers(
     detections: str,
     *,
+    weights: Path | None = None,
     config: EngineConfig | None = None,
     bytetrack_config: ByteTrackConfig | None = None,
     ghost_config: GhostConfig | None = None,
@@ -42,10 +44,10 @@ def trackers(
     config = config or EngineConfig()
     plain: Callable[[Sequence], Tracks] = lambda sequence: bytetrack(sequence.detections, bytetrack_config)  # noqa: E731
     return {
-        detections: ours(config),
+        detections: ours(config, weights),
         f"bytetrack-{detections}": plain,
         f"bytetrack-interpolated-{detections}": lambda sequence: interpolate(plain(sequence), BYTETRACK_GAP),
         f"ghost-{detections}": lambda sequence: ghost(sequence.detections, ghost_config),
-        f"confident-{detections}": ours(replace(config, gate=False, min_score=CONFIDENT)),
-        f"nogate-{detections}": ours(replace(config, gate=False)),
+        f"confident-{detections}": ours(replace(config, gate=False, min_score=CONFIDENT), weights),
+        f"nogate-{detections}": ours(replace(config, gate=False), weights),
     }

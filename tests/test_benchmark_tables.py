@@ -3,9 +3,9 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks import dancetrack, mot17
+from benchmarks import dancetrack, evaluation, mot17, speed
 from benchmarks.common import SPLITS, main
-from spam_cvat.errors import InputError
+from spam_cvat.errors import InputError, SpamError
 from spam_cvat.evaluation import evaluate_files
 
 INFO = "[Sequence]\nname={name}\nframeRate=25\nseqLength=40\nimWidth=640\nimHeight=480\n"
@@ -86,3 +86,30 @@ def test_what_is_missing_is_one_line_and_exit_code_2(data, tmp_path, monkeypatch
         main(lambda _: dancetrack.run(["--out", str(tmp_path)]))
     assert caught.value.code == 2
     assert capsys.readouterr().err.strip().endswith("point SPAM_DATA at the data (see benchmarks/RESULTS.md)")
+
+
+def test_speed_measures_a_generated_video(tmp_path):
+    row = speed.measure("bytetrack", 120, 6, seed=0)
+    assert (row["data"], row["variant"], row["frames"]) == ("generated-6", "bytetrack", 120)
+    assert row["tracks"] > 0
+    assert row["frames_per_second"] > 0
+    assert row["peak_mib"] >= row["input_mib"] > 0
+
+
+def test_a_long_video_runs_forth_and_back_without_a_break(monkeypatch):
+    monkeypatch.setattr(speed, "TILE", 40)
+    table = speed.long_video(100, 6, seed=0)
+    frames = [table.box[slice(*table.frame_start[k : k + 2])] for k in range(100)]
+    assert table.video.num_frames == 100
+    assert (np.diff(table.frame) >= 0).all()
+    for k in range(20):
+        np.testing.assert_array_equal(frames[39 - k], frames[40 + k])
+        np.testing.assert_array_equal(frames[79 - k], frames[80 + k])
+    assert len(np.unique(table.id)) == len(table)
+
+
+def test_a_python_without_trackeval_is_named(data, tmp_path):
+    with pytest.raises(SpamError, match="false: TrackEval failed: exit code 1"):
+        evaluation.run(["--out", str(tmp_path), "--trackeval", "/bin/false"])
+    with pytest.raises(SpamError, match="gone: cannot run it: No such file or directory"):
+        evaluation.run(["--out", str(tmp_path), "--trackeval", str(tmp_path / "gone")])
