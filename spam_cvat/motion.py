@@ -5,19 +5,22 @@ frame k, ``warps[0]`` is the identity. Corners of the background are followed by
 (shift, rotation, zoom) is fitted to them by RANSAC, as in BoT-SORT (Aharon et al., 2022).
 """
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from spam_cvat.cache import RangeCache, Rows, cache_key
 from spam_cvat.detections import Detections
 from spam_cvat.errors import CancelledError, InputError
 from spam_cvat.formats.mot import read_warps
-from spam_cvat.video import Video
+from spam_cvat.video import Video, check_range
 
 Warps = NDArray[np.float64]
 
@@ -102,12 +105,23 @@ def between(from_start: Warps, source: ArrayLike, target: ArrayLike) -> Warps:
     return compose(from_start[np.asarray(target)], invert(from_start[np.asarray(source)]))
 
 
-def open_motion(spec: str | Path, video: Video, detections: Detections | None = None) -> Warps | None:
+def open_motion(
+    spec: str | Path,
+    video: Video,
+    detections: Detections | None = None,
+    *,
+    start: int = 0,
+    stop: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    cache_dir: Path | None = None,
+) -> Warps | None:
     """The warps that a command-line option names.
 
     * ``auto``: estimated from the video's frames; boxes of ``detections`` are left out of the background.
     * ``none``: None, a camera that does not move.
     * a file: ``gmc.txt`` as published with UCMCTrack, see :func:`spam_cvat.formats.mot.read_warps`.
+
+    The other arguments are those of :func:`estimate_motion`.
 
     Raises:
         InputError: there is no such file, it has a bad row, or a frame cannot be read.
@@ -115,7 +129,7 @@ def open_motion(spec: str | Path, video: Video, detections: Detections | None = 
     if spec == "none":
         return None
     if spec == "auto":
-        return estimate_warps(video, detections)
+        return estimate_motion(video, detections, start=start, stop=stop, progress=progress, cache_dir=cache_dir).warps
     if not Path(spec).is_file():
         raise InputError(
             f"motion {str(spec)!r}: write auto, none or the name of a file of warps; there is no such file"
@@ -136,6 +150,7 @@ def estimate_motion(
     stop: int | None = None,
     progress: Callable[[int, int], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
+    cache_dir: Path | None = None,
 ) -> CameraMotion:
     """Estimate camera motion in frames start .. stop - 1; the others, and the first, keep the identity.
 
@@ -146,27 +161,58 @@ def estimate_motion(
         stop: frame after the last; None for the video's end.
         progress: called after every frame with the frames done and the frames to do.
         cancelled: asked before every frame; True stops the run.
+        cache_dir: folder of the cache, which keeps whole runs; None for no cache.
 
     Raises:
         InputError: the range is outside the video, or a frame cannot be read.
         CancelledError: ``cancelled`` said so.
     """
     stop = video.info.num_frames if stop is None else stop
+    check_range(start, stop, 1, video.info.num_frames, video.info.name)
+    boxes = None if detections is None else detections.select(detections.score >= MASK_SCORE)
+    cache = RangeCache(_cache_folder(video, boxes, start, stop, cache_dir), ("frame", "warp", "lost"))
+    rows = cache.find(start, stop)
+    if rows is None:
+        rows = _estimate(video, boxes, start, stop, progress, cancelled)
+        cache.save(rows)
     motion = CameraMotion(identity_warps(video.info.num_frames), np.zeros(video.info.num_frames, bool))
+    motion.warps[rows.columns["frame"]] = rows.columns["warp"]
+    motion.lost[rows.columns["frame"]] = rows.columns["lost"]
+    return motion
+
+
+def _cache_folder(video: Video, boxes: Detections | None, start: int, stop: int, cache_dir: Path | None) -> Path | None:
+    """One folder for each run that could come out otherwise: of these pixels, boxes and frames."""
+    if cache_dir is None:
+        return None
+    hidden = "" if boxes is None else hashlib.sha256(boxes.frame.tobytes() + boxes.box.tobytes()).hexdigest()
+    return Path(cache_dir) / video.digest[:32] / cache_key(f"motion(1,{start}:{stop},{hidden})")
+
+
+def _estimate(
+    video: Video,
+    boxes: Detections | None,
+    start: int,
+    stop: int,
+    progress: Callable[[int, int], None] | None,
+    cancelled: Callable[[], bool] | None,
+) -> Rows:
+    frames, warps = [], []
     follower = BackgroundFollower()
     for k, image in video.frames(start, stop):
         if cancelled and cancelled():
             raise CancelledError(f"{video.info.name}: camera motion cancelled at frame {k}")
-        boxes = None
-        if detections is not None:
-            rows = slice(int(detections.frame_start[k]), int(detections.frame_start[k + 1]))
-            boxes = detections.box[rows][detections.score[rows] >= MASK_SCORE]
-        warp = follower.step(image, boxes)
-        motion.lost[k] = warp is None
-        motion.warps[k] = IDENTITY if warp is None else warp
+        hidden = None if boxes is None else boxes.box[boxes.frame_start[k] : boxes.frame_start[k + 1]]
+        frames.append(k)
+        warps.append(follower.step(image, hidden))
         if progress:
             progress(k + 1 - start, stop - start)
-    return motion
+    columns: dict[str, NDArray[Any]] = {
+        "frame": np.array(frames, np.int32),
+        "warp": np.array([IDENTITY if warp is None else warp for warp in warps]).reshape(-1, 2, 3),
+        "lost": np.array([warp is None for warp in warps], bool),
+    }
+    return Rows(start, stop, columns)
 
 
 @dataclass

@@ -12,13 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spam_cvat.appearance import Embedder, open_embedder
+from spam_cvat.cache import default_cache
 from spam_cvat.detections import Detections, VideoInfo
 from spam_cvat.detectors import open_detector
 from spam_cvat.errors import InputError
 from spam_cvat.formats import mot
 from spam_cvat.motion import open_motion
-from spam_cvat.perception import default_cache, perceive
-from spam_cvat.video import IMAGE_SUFFIXES, Video, open_video, parse_frames
+from spam_cvat.perception import perceive
+from spam_cvat.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Video, open_video, parse_frames
 
 DEFAULT_DETECTOR = "hog"
 DEFAULT_EMBEDDER = "histogram"
@@ -75,28 +76,40 @@ def load_source(
         return Source(found, _warps(motion, path, info))
     with open_video(path) as video:
         net = open_embedder(embedder)
+        start, stop, step = parse_frames(frames or ":", video.info.num_frames)
+        if step != 1:
+            raise InputError(f"frames {frames!r}: tracks need every frame; write A:B")
         if detections is not None:
             found = _cut(mot.read_detections(detections, video.info), frames)
             if net is not None:
                 found = embed(video, found, net, progress)
         else:
-            start, stop, step = parse_frames(frames or ":", video.info.num_frames)
-            if step != 1:
-                raise InputError(f"frames {frames!r}: tracks need every frame; write A:B")
-            report = (lambda done, total: progress("detect", done, total)) if progress else None
             found = perceive(
                 video,
                 open_detector(detector or DEFAULT_DETECTOR),
                 net,
                 start=start,
                 stop=stop,
-                progress=report,
+                progress=_stage(progress, "detect"),
                 cache_dir=default_cache(),
             )
         beside = path / "gmc.txt"
         if motion == "auto" and beside.is_file():
             return Source(found, mot.read_warps(beside, video.info.num_frames))
-        return Source(found, open_motion(motion, video, found))
+        warps = open_motion(
+            motion,
+            video,
+            found,
+            start=start,
+            stop=stop,
+            progress=_stage(progress, "camera motion"),
+            cache_dir=default_cache(),
+        )
+        return Source(found, warps)
+
+
+def _stage(progress: Progress | None, name: str) -> Callable[[int, int], None] | None:
+    return (lambda done, total: progress(name, done, total)) if progress else None
 
 
 def embed(video: Video, detections: Detections, embedder: Embedder, progress: Progress | None = None) -> Detections:
@@ -112,10 +125,10 @@ def embed(video: Video, detections: Detections, embedder: Embedder, progress: Pr
 
 
 def _has_pixels(path: Path) -> bool:
-    """False only for a sequence folder that holds text and no images."""
+    """False only for a sequence folder that holds text, and neither images nor a video file."""
     if not (path.is_dir() and (path / "seqinfo.ini").is_file()):
         return True
-    return any(
+    return any(file.suffix.lower() in VIDEO_SUFFIXES for file in path.iterdir()) or any(
         file.suffix.lower() in IMAGE_SUFFIXES
         for folder in path.iterdir()
         if folder.is_dir()

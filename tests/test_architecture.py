@@ -13,7 +13,7 @@ PACKAGE = Path(spam_cvat.__file__).parent
 FLOORS = (
     ("errors", "boxes", "detections", "tracks", "annotation", "answers"),
     ("formats",),
-    ("video", "motion", "specs", "onnx_model", "detectors", "appearance", "perception", "source"),
+    ("cache", "video", "motion", "specs", "onnx_model", "detectors", "appearance", "perception", "source"),
     ("hierarchy",),
     ("engine",),
     ("evaluation", "baselines", "review", "training"),

@@ -165,6 +165,23 @@ def test_a_window_of_a_video_starts_with_the_identity(tmp_path):
         estimate_motion(video, cancelled=lambda: True)
 
 
+def test_motion_is_estimated_once(tmp_path, monkeypatch):
+    frames, cache = tmp_path / "frames", tmp_path / "cache"
+    frames.mkdir()
+    scene = texture(12)
+    images = [look(scene, compose(similarity(3.0 * k), HOME), seed=k) for k in range(4)] + [look(texture(13), HOME)]
+    video = save(frames, images)
+    hidden = Detections.create(video.info, [0, 1, 2], [[10, 10, 60, 90]] * 3)
+    runs = [{}, {"start": 1}, {"stop": 3}, {"detections": hidden}]
+    first = [estimate_motion(video, cache_dir=cache, **run) for run in runs]
+    assert first[0].lost.tolist() == [False, False, False, False, True]
+    monkeypatch.setattr(BackgroundFollower, "step", None)  # would fail if it were called
+    for run, expected in zip(runs, first, strict=True):
+        again = estimate_motion(video, cache_dir=cache, **run)
+        assert np.array_equal(again.warps, expected.warps)
+        assert np.array_equal(again.lost, expected.lost)
+
+
 def test_real_camera_motion_agrees_with_published_warps(spam_data, tmp_path):
     """First frames of a walking camera, against gmc.txt, in the image's middle: parallax sets them apart elsewhere."""
     folder = spam_data / "mot17-mini" / "MOT17-05-FRCNN" / "img1"

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 import spam_cvat.perception
 from spam_cvat.appearance import open_embedder
+from spam_cvat.cache import RangeCache, Rows, default_cache
 from spam_cvat.detections import Detections, VideoInfo
 from spam_cvat.detectors import FrameDetections, open_detector
 from spam_cvat.errors import CancelledError, InputError
-from spam_cvat.perception import RangeCache, Rows, default_cache, perceive
+from spam_cvat.perception import perceive
 from spam_cvat.video import BaseVideo, open_video
 
 BLOCK = 8
@@ -228,7 +229,7 @@ def test_a_cache_that_cannot_be_written_does_not_stop_the_run(tmp_path, caplog):
     blocked.write_text("not a folder")
     found = perceive(NumberVideo(), CountingDetector(), cache_dir=blocked / "cache")
     assert len(found) == sum(k % 4 for k in range(50))
-    assert "cannot keep what was perceived" in caplog.text
+    assert "cannot keep what was computed" in caplog.text
 
 
 def test_no_half_file_is_left_behind(tmp_path, monkeypatch):

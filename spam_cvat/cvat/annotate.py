@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from spam_cvat.annotation import Annotation
 from spam_cvat.answers import Answer
 from spam_cvat.appearance import open_embedder
+from spam_cvat.cache import default_cache
 from spam_cvat.cvat.connect import Connection
 from spam_cvat.cvat.merge import Conflict
 from spam_cvat.cvat.store import Store, TaskStore
@@ -28,7 +29,7 @@ from spam_cvat.detectors import open_detector
 from spam_cvat.engine import EngineConfig, annotate
 from spam_cvat.errors import InputError
 from spam_cvat.motion import open_motion
-from spam_cvat.perception import default_cache, perceive
+from spam_cvat.perception import perceive
 from spam_cvat.review.answers import AnswersLog
 from spam_cvat.source import embed
 
