@@ -9,11 +9,11 @@ import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
-import click
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -22,13 +22,11 @@ from rich.table import Table
 from spam_cvat import __version__
 from spam_cvat.errors import InputError, SpamError
 
-if TYPE_CHECKING:
-    pass
-
 app = typer.Typer(
     name="spam-cvat",
     help="Multi-object tracks for CVAT: a graph annotates the video, humans answer only what it is unsure of.",
     no_args_is_help=True,
+    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -49,6 +47,17 @@ StoreOption = Annotated[
 ]
 Weights = Annotated[
     Path | None, typer.Option("--weights", help="Weights of the hierarchy; the shipped ones by default.")
+]
+
+
+TaskNumber = Annotated[int, typer.Argument(metavar="TASK", help="Number of the CVAT task.")]
+Server = Annotated[str | None, typer.Option("--server-host", help="Address of the CVAT server.")]
+Profile = Annotated[str | None, typer.Option("--profile", help="A profile saved by cvat-cli.")]
+Organization = Annotated[str | None, typer.Option("--org", help="Short name of the organization to work in.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Tell what would be done and write nothing.")]
+Force = Annotated[bool, typer.Option("--force", help="Write also into jobs that somebody may have open.")]
+Alias = Annotated[
+    list[str] | None, typer.Option("--label", metavar="DETECTOR=TASK", help="The task's name for a detector's label.")
 ]
 
 
@@ -77,21 +86,10 @@ def main() -> None:
     """Entry point of the ``spam-cvat`` command; turns errors into one line and an exit code."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
-        app(standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
-        sys.exit(2)
-    except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(2)
+        app()  # prints usage errors itself and exits with 2
     except SpamError as error:
         messages.print(f"[bold red]spam-cvat:[/] {_plain(error)}", highlight=False, soft_wrap=True)
         sys.exit(error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
-        messages.print("spam-cvat: interrupted; run the same command again to go on")
-        sys.exit(1)
 
 
 def _plain(text: object) -> str:
@@ -145,6 +143,52 @@ def _emit_rows(rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:
     for row in rows:
         table.add_row(*(f"{value:.4f}" if isinstance(value, float) else _plain(value) for value in row.values()))
     output.print(table)
+
+
+@contextmanager
+def _cvat(server: str | None, profile: str | None, organization: str | None, store: str | None) -> Iterator[Any]:
+    """A connection and a store; login as in cvat-cli: a profile, or ``CVAT_ACCESS_TOKEN``."""
+    from spam_cvat.cvat.connect import connect
+    from spam_cvat.cvat.store import Store
+
+    with connect(server, profile=profile, organization=organization) as connection:
+        yield connection, Store(store)
+
+
+def _aliases(pairs: Sequence[str] | None) -> dict[str, str]:
+    """``DETECTOR=TASK`` pairs as a table.
+
+    Raises:
+        InputError: a pair has no ``=``.
+    """
+    table = {}
+    for pair in pairs or ():
+        name, sign, label = pair.partition("=")
+        if not (name and sign and label):
+            raise InputError(f"--label {pair}: write DETECTOR=TASK, such as person=pedestrian")
+        table[name] = label
+    return table
+
+
+def _report(report: Any, as_json: bool, title: str) -> None:
+    """Print a result that is a dataclass: all of it as JSON, or what there is to read in it."""
+    values = asdict(report)
+    if as_json:
+        _emit(values, True)
+        return
+    lines = {}
+    for key, value in values.items():
+        for name, part in value.items() if isinstance(value, dict) else [(key, value)]:
+            if isinstance(part, list | tuple):
+                part = "\n".join(_line(item) for item in part)
+            if part not in (None, "", {}):
+                lines[name] = part
+    _emit(lines, False, title)
+
+
+def _line(item: Any) -> str:
+    """One entry of a list on one line."""
+    return ", ".join(f"{key} {value}" for key, value in item.items()) if isinstance(item, dict) else str(item)
 
 
 @app.callback(invoke_without_command=True)
@@ -285,3 +329,190 @@ def simulate(
         progress=lambda line: print(line, file=sys.stderr, flush=True),
     )
     _emit_rows([row.to_json() for row in rows], as_json)
+
+
+# --- CVAT -------------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def annotate(
+    task: TaskNumber,
+    detector: Annotated[
+        str | None, typer.Option(help="task (rectangles in the task), hog, onnx:FILE or nuclio:URL.")
+    ] = None,
+    embedder: Annotated[str, typer.Option(help="histogram, onnx:FILE or none.")] = "histogram",
+    motion: Annotated[str, typer.Option(help="Camera motion: auto, none or a gmc file.")] = "auto",
+    label: Alias = None,
+    weights: Weights = None,
+    dry_run: DryRun = False,
+    force: Force = False,
+    server: Server = None,
+    profile: Profile = None,
+    organization: Organization = None,
+    store: StoreOption = None,
+    as_json: Json = False,
+) -> None:
+    """Find tracks in a CVAT task's frames and write them into it."""
+    from spam_cvat.cvat.annotate import annotate_task
+
+    with _cvat(server, profile, organization, store) as (connection, place), _progress() as progress:
+        report = annotate_task(
+            connection,
+            place,
+            task,
+            detector=detector,
+            embedder=embedder,
+            motion=motion,
+            aliases=_aliases(label),
+            weights=weights,
+            dry_run=dry_run,
+            force=force,
+            progress=progress,
+        )
+    _report(report, as_json, f"Task {task} annotated" + (" (dry run)" if dry_run else ""))
+
+
+@app.command()
+def review(
+    task: TaskNumber,
+    budget: Annotated[str, typer.Option(help="Clicks, or a share of full manual work such as 3%.")],
+    form: Annotated[ReviewForm, typer.Option(help="A picture per question, or tracks on real frames.")] = (
+        ReviewForm.sheets
+    ),
+    assign: Annotated[
+        list[str] | None, typer.Option(help="User who answers; give several to share the jobs out.")
+    ] = None,
+    per_job: Annotated[int, typer.Option(min=1, help="Questions in one job.")] = 25,
+    strategy: Annotated[str, typer.Option(help="gain, spam, entropy or random.")] = "gain",
+    server: Server = None,
+    profile: Profile = None,
+    organization: Organization = None,
+    store: StoreOption = None,
+    as_json: Json = False,
+) -> None:
+    """Turn what the model is least sure of into review jobs."""
+    from spam_cvat.cvat.sync import create_review
+
+    with _cvat(server, profile, organization, store) as (connection, place), _progress() as progress:
+        report = create_review(
+            connection,
+            place,
+            task,
+            budget,
+            form.value,
+            assign or (),
+            per_job,
+            strategy=strategy,
+            progress=progress,
+        )
+    _report(report, as_json, f"Review of task {task}")
+
+
+@app.command()
+def sync(
+    task: TaskNumber,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on until every review job is answered.")] = False,
+    dry_run: DryRun = False,
+    force: Force = False,
+    label: Alias = None,
+    weights: Weights = None,
+    server: Server = None,
+    profile: Profile = None,
+    organization: Organization = None,
+    store: StoreOption = None,
+    as_json: Json = False,
+) -> None:
+    """Bring answers home: log them, solve again, write the result without touching what humans did."""
+    from spam_cvat.cvat.sync import SyncReport, sync_task
+
+    title = f"Sync of task {task}" + (" (dry run)" if dry_run else "")
+
+    def show(report: SyncReport) -> None:
+        if watch and not as_json:
+            _report(report, False, title)
+
+    with _cvat(server, profile, organization, store) as (connection, place), _progress() as progress:
+        report = sync_task(
+            connection,
+            place,
+            task,
+            watch,
+            dry_run,
+            force=force,
+            aliases=_aliases(label),
+            weights=weights,
+            progress=progress,
+            on_report=show,
+        )
+    if as_json or not watch:
+        _report(report, as_json, title)
+
+
+@app.command()
+def undo(
+    task: TaskNumber,
+    steps: Annotated[int, typer.Option(min=1, help="How many writes to take back.")] = 1,
+    dry_run: DryRun = False,
+    force: Annotated[bool, typer.Option("--force", help="Go on although humans edited tracks since; edits stay.")] = (
+        False
+    ),
+    server: Server = None,
+    profile: Profile = None,
+    organization: Organization = None,
+    store: StoreOption = None,
+    as_json: Json = False,
+) -> None:
+    """Take back the last write of tracks into a task."""
+    from spam_cvat.cvat.sync import undo_task
+
+    with _cvat(server, profile, organization, store) as (connection, place):
+        report = undo_task(connection, place, task, steps=steps, dry_run=dry_run, force=force)
+    _report(report, as_json, f"Undo in task {task}" + (" (dry run)" if dry_run else ""))
+
+
+@app.command()
+def export(
+    task: TaskNumber,
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the labels.")],
+    server: Server = None,
+    profile: Profile = None,
+    organization: Organization = None,
+    store: StoreOption = None,
+    as_json: Json = False,
+) -> None:
+    """Write a task's labels as they are now: MOTChallenge, CVAT XML, the annotation, and what is expected wrong."""
+    from spam_cvat.cvat.export import export_task
+
+    with _cvat(server, profile, organization, store) as (connection, place):
+        report = export_task(connection, place, task, out)
+    _report(report, as_json, f"Task {task} exported to {out}")
+
+
+@app.command()
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port of the dashboard API and of direct calls.")] = 8070,
+    name: Annotated[str | None, typer.Option(help="The function's name in CVAT.")] = None,
+) -> None:
+    """Serve the CVAT function over HTTP without Nuclio, speaking Nuclio's dashboard API."""
+    from spam_cvat.serving import gateway
+
+    logging.getLogger("spam_cvat").setLevel(logging.INFO)
+    gateway.serve(host, port, name=name)
+
+
+# --- training and checking --------------------------------------------------------------------------------------------
+
+
+@train_app.command("gate-and-links")
+def train_gate_and_links(
+    out: Annotated[Path, typer.Option("-o", "--out", help="File for the weights.")] = Path("out/gate-and-links.npz"),
+    seed: Annotated[int, typer.Option(help="The same seed gives the same weights.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Pretrain the hierarchy on generated scenes; the shipped weights are those of seed 0."""
+    from spam_cvat.training.pretrain import pretrain
+
+    with _progress() as progress:
+        pretrain(seed, out, progress=lambda stage, share: progress(stage, round(100 * share), 100))
+    _emit({"weights": str(out), "seed": seed, "bytes": out.stat().st_size}, as_json)
