@@ -338,7 +338,7 @@ def test_many_tracks_go_in_several_requests(server, conn, task, store, monkeypat
 
 def test_a_read_only_token_is_told_and_changes_nothing(server, conn, task, store):
     own = connect(server.url, server.token("admin"))
-    with pytest.raises(CvatStatusError, match='403.*"read_only": false'):
+    with pytest.raises(CvatStatusError, match=r'403.*"read_only": false'):
         write_tracks(own, task, some_tracks(task), store=store)
     assert in_jobs(conn, task) == [[], [], []]
 
