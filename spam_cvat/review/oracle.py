@@ -17,6 +17,10 @@ from spam_cvat.tracks import Tracks
 
 SEEN = 0.5
 """A crop shows a person whose ground-truth box it overlaps this much (IoU)."""
+GLIMPSED = 0.3
+"""Less than this, and nobody is in the box; in between it is hard to tell, and no reason to call a track broken."""
+FEW = 0.25
+"""Up to this share of crops that do not fit the rest is overlooked where it shows nobody."""
 FITS = 0.85
 """A box is called right from this IoU on."""
 FIXABLE = 0.3
@@ -40,8 +44,9 @@ class SimulatedAnnotator:
     def reply(self, question: Question) -> Reply:
         """What the annotator says.
 
-        ``TRACK``: ``false`` where fewer than half of the crops show anybody, ``mixed`` where they show two people.
-        ``SAME``: the first candidate that shows the subject's person. ``SWITCH``: the first crop with somebody new.
+        ``TRACK``: ``false`` where hardly a crop shows anybody, ``mixed`` where they show two people, or a person and
+        background. ``SAME``: the first candidate that shows the subject's person. ``SWITCH``: the first crop that
+        shows somebody else, or nobody any more.
         ``unsure`` where nobody can be seen.
         """
         replies: dict[str, Callable[[Question], Reply]] = {
@@ -72,6 +77,10 @@ class SimulatedAnnotator:
         """Per crop everybody whose box it fits; in a crowd that can be two."""
         return [{who for who, (iou, _) in self._overlaps(i).items() if iou >= SEEN} for i in ids]
 
+    def _empty(self, identity: int) -> bool:
+        """Whether there is nobody in the box."""
+        return max((iou for iou, _ in self._overlaps(identity).values()), default=0.0) < GLIMPSED
+
     def _majority(self, ids: Sequence[int]) -> int | None:
         """The person most crops show; of equal ones the best overlapped."""
         votes: Counter[int] = Counter()
@@ -84,12 +93,13 @@ class SimulatedAnnotator:
         return max(votes, key=lambda who: (votes[who], overlap[who], -who), default=None)
 
     def _track(self, question: Question) -> Reply:
-        people = self.people(question.moments)
-        shown = [who for who in people if who]
-        if 2 * len(shown) < len(people) or not shown:
+        shown = [who for who in self.people(question.moments) if who]
+        empty = sum(self._empty(i) for i in question.moments)
+        if not shown or len(shown) <= FEW * (len(shown) + empty):
             return Reply("false")
         person = self._majority(question.moments)
-        return Reply("real" if all(person in who for who in shown) else "mixed")
+        one = all(person in who for who in shown) and empty <= FEW * (len(shown) + empty)
+        return Reply("real" if one else "mixed")
 
     def _same(self, question: Question) -> Reply:
         person = self._majority(question.moments)
@@ -104,11 +114,13 @@ class SimulatedAnnotator:
         people = self.people(question.moments)
         if not any(people):
             return Reply(UNSURE)
+        # What a crop shows: the people it fits, {0} for nobody, nothing where it is hard to tell.
+        states = [who or ({0} if self._empty(i) else set()) for i, who in zip(question.moments, people, strict=True)]
         possible: set[int] = set()
-        for number, who in enumerate(people, 1):
-            if who and possible and not who & possible:
+        for number, state in enumerate(states, 1):
+            if state and possible and not state & possible:
                 return Reply(f"crop {number}")
-            possible = (who & possible) or who or possible
+            possible = (state & possible) or state or possible
         return Reply("one person")
 
     def _fix(self, question: Question) -> Reply:

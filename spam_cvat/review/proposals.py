@@ -45,6 +45,10 @@ UNSEEN_SWITCH = 0.002
 END_BOXES = 5
 # Crops before and after a gap come from this near to it, in seconds: further away somebody else may be in the box.
 NEAR = 0.8
+# A crop shows well if it shows at least this share of what the best one does.
+SHOWS_WELL = 0.7
+# The longest stretch of a track that eight crops can stand for, in seconds.
+STRIP_SECONDS = 16.0
 # The longest absence over which a person is looked for, in seconds.
 HORIZON = 8.0
 # Dropped boxes must string together over at least this many frames to be worth a look.
@@ -143,9 +147,10 @@ class Scene:
         return tuple((int(self.detections.id[a]), int(self.detections.id[b])) for a, b in pairs)
 
     def best(self, rows: Rows) -> int:
-        """The row whose crop shows most; of equal ones the middle."""
-        middle = np.abs(np.arange(len(rows)) - (len(rows) - 1) / 2) / max(len(rows), 1)
-        return int(rows[np.argmax(self.visibility[rows] * (1 - 0.1 * middle))])
+        """The row nearest to the middle of those that show well; the very best would favour one of two people."""
+        shows = self.visibility[rows]
+        well = np.flatnonzero(shows >= SHOWS_WELL * shows.max())
+        return int(rows[well[np.argmin(np.abs(well - (len(rows) - 1) / 2))]])
 
     def spread(self, rows: Rows, count: int) -> list[int]:
         """``count`` rows (or fewer) spread over a piece, each the best of its part."""
@@ -200,34 +205,49 @@ def film_strip(scene: Scene, track: Track) -> tuple[list[int], list[tuple[int, i
 
 
 def track_questions(scene: Scene) -> Iterator[Question]:
-    """``TRACK`` for every track, or ``SWITCH`` where a human called it mixed and it still is one track."""
+    """``TRACK`` for each stretch of each track, ``SWITCH`` where a human called it mixed and it still is one track."""
     for track in scene.tracks:
-        if (track.link == 1).all() and (scene.clamps.gate[track.rows] == 1).all():
-            continue
-        mixed = _mixed_moments(scene, track)
-        moments, cuts = mixed or film_strip(scene, track)
-        n = len(track.rows)
-        real = float(scene.real[track.rows].mean())
-        doubt = np.maximum(1 - track.link, np.where(track.link == 1, 0, UNSEEN_SWITCH))
-        switch = float(1 - np.prod(1 - doubt))
-        at = np.arange(1, n)
-        affected = float((doubt * join_gain(at, n - at)).sum() / max(doubt.sum(), 1e-9)) if n > 1 else 0.0
-        entropy = float(max(scene.entropy[track.rows].max(), binary_entropy(track.link).max(initial=0)))
-        question = Question(
-            "TRACK",
-            subject=scene.ids(track.rows),
-            moments=scene.ids(moments),
-            cuts=scene.id_pairs(cuts),
-            entropy=entropy,
-        )
-        if mixed:
-            yield replace(question, kind="SWITCH", price=PRICES["SWITCH"], probability=1.0, gain=max(affected, n / 3))
-            continue
-        # A mixed track gains only after a second question, whose price counts.
-        later = PRICES["TRACK"] / (PRICES["TRACK"] + switch * PRICES["SWITCH"])
-        gain = (1 - real) * n + real * switch * affected * later
-        wrong = 1 - real * (1 - switch)
-        yield replace(question, price=PRICES["TRACK"], probability=wrong, gain=gain)
+        # Boxes whose identity a cut after each link would put right.
+        at = np.arange(1, len(track.rows))
+        cut_gain = join_gain(at, len(track.rows) - at)
+        for start, stop in _stretches(scene, track):
+            stretch = Track(track.number, track.rows[start:stop], track.link[start : stop - 1])
+            if (stretch.link < 1).any() or (scene.clamps.gate[stretch.rows] != 1).any():
+                yield _track_question(scene, stretch, cut_gain[start : stop - 1])
+
+
+def _stretches(scene: Scene, track: Track) -> list[tuple[int, int]]:
+    """A track in stretches that eight crops can show, cut at weak links; (start, stop) indices of its boxes."""
+    frame = scene.detections.frame[track.rows]
+    longest = STRIP_SECONDS * scene.detections.video.fps
+    count = int(np.ceil((frame[-1] - frame[0] + 1) / longest))
+    ideal = np.searchsorted(frame, frame[0] + np.arange(1, count) * (frame[-1] - frame[0] + 1) / count)
+    slack = max(1, len(track.rows) // (6 * count))
+    bounds = {_weakest(track.link, max(i - slack, 1), min(i + slack, len(track.rows) - 1)) + 1 for i in ideal.tolist()}
+    return list(itertools.pairwise(sorted({0, *bounds, len(track.rows)})))
+
+
+def _track_question(scene: Scene, track: Track, cut_gain: NDArray[np.float64]) -> Question:
+    mixed = _mixed_moments(scene, track)
+    moments, cuts = mixed or film_strip(scene, track)
+    n = len(track.rows)
+    real = float(scene.real[track.rows].mean())
+    doubt = np.maximum(1 - track.link, np.where(track.link == 1, 0, UNSEEN_SWITCH))
+    switch = float(1 - np.prod(1 - doubt))
+    affected = float((doubt * cut_gain).sum() / max(doubt.sum(), 1e-9))
+    question = Question(
+        "TRACK",
+        subject=scene.ids(track.rows),
+        moments=scene.ids(moments),
+        cuts=scene.id_pairs(cuts),
+        entropy=float(max(scene.entropy[track.rows].max(), binary_entropy(track.link).max(initial=0))),
+    )
+    if mixed:
+        return replace(question, kind="SWITCH", price=PRICES["SWITCH"], probability=1.0, gain=max(affected, n / 3))
+    # A mixed track gains only after a second question, whose price counts.
+    later = PRICES["TRACK"] / (PRICES["TRACK"] + switch * PRICES["SWITCH"])
+    gain = (1 - real) * n + real * switch * affected * later
+    return replace(question, price=PRICES["TRACK"], probability=1 - real * (1 - switch), gain=gain)
 
 
 def _mixed_moments(scene: Scene, track: Track) -> tuple[list[int], list[tuple[int, int]]] | None:
@@ -352,7 +372,8 @@ class _Continuations:
         starts: list[tuple[int, Track, int]] = []
         for track in scene.tracks:
             inner = np.flatnonzero(track.link < WEAK)
-            self.ends += [_End(track, int(i), float(track.link[i])) for i in inner]
+            gaps = np.diff(frame[track.rows]) > 2
+            self.ends += [_End(track, int(i), float(track.link[i])) for i in np.flatnonzero((track.link < WEAK) | gaps)]
             self.ends.append(_End(track, len(track.rows) - 1, 0.0))
             starts += [(int(track.rows[i + 1]), track, int(i) + 1) for i in inner]
             starts.append((int(track.rows[0]), track, 0))
@@ -376,17 +397,20 @@ class _Continuations:
         for last, first, probability in zip(edges.last, edges.first, edges.probability, strict=True):
             if int(first) in self.start_of:
                 believed.setdefault(int(last), []).append((self.start_of[int(first)], float(probability)))
-        person = self.scene.clamps.person
+        person, frame = self.scene.clamps.person, self.scene.detections.frame
         for number, end in enumerate(self.ends):
             by_motion = dict(moved[number])
             both = {k: 0.5 * p for k, p in by_motion.items()}
             for k, p in believed.get(end.row, []):
                 both[k] = p + 0.3 * by_motion.get(k, 0.0) * (1 - p)
             follower = int(end.track.rows[end.index + 1]) if end.before < len(end.track.rows) else -1
+            # A sure link over a gap leaves only those to ask for who start inside the gap.
+            until = frame[follower] if follower >= 0 and end.linked >= WEAK else np.inf
             possible = [
                 (k, p)
                 for k, p in both.items()
                 if self.start_row[k] != follower
+                and self.start_frame[k] < until
                 and (int(person[end.row]), int(person[self.start_row[k]])) not in self.apart
                 and self.starts[k][1] is not end.track
             ]
@@ -451,11 +475,11 @@ def same_questions(scene: Scene) -> Iterator[Question]:
 def _same_question(
     scene: Scene, continuations: _Continuations, end: _End, others: list[tuple[int, float]]
 ) -> Question | None:
-    inner = end.before < len(end.track.rows)
-    if (inner and end.linked == 1) or (not inner and not others):
+    doubted = end.before < len(end.track.rows) and end.linked < WEAK
+    if not doubted and not others:
         return None
     options: list[tuple[Track, int, float]] = []
-    if inner:
+    if doubted:
         options.append((end.track, end.before, end.linked))
     for k, probability in others[: MAX_CANDIDATES - len(options)]:
         _, track, index = continuations.starts[k]
@@ -464,13 +488,13 @@ def _same_question(
     near = max(8, round(NEAR * scene.detections.video.fps))
     subject = _piece_before(end.track, end.index, near)
     real = float(scene.real[subject].mean())
-    n = end.before
-    cut = float(join_gain(n, len(end.track.rows) - n)) if inner else 0.0
-    gain = cut * max(1 - end.linked / scale, 0.0) if inner else 0.0
-    for track, index, probability in options[1 if inner else 0 :]:
+    # Beyond a sure link the track goes on, whoever fills its gap.
+    n = end.before if doubted else len(end.track.rows)
+    gain = float(join_gain(n, len(end.track.rows) - n)) * max(1 - end.linked / scale, 0.0) if doubted else 0.0
+    for track, index, probability in options[1 if doubted else 0 :]:
         alive = float(scene.real[_piece_after(track, index, near)].mean())
         gain += probability / scale * alive * float(join_gain(n, len(track.rows) - index))
-    wrong = (1 - end.linked / scale) if inner else min(1.0, sum(p for _, _, p in options) / scale)
+    wrong = (1 - end.linked / scale) if doubted else min(1.0, sum(p for _, _, p in options) / scale)
     options.sort(key=lambda option: (int(scene.detections.frame[option[0].rows[option[1]]]), -option[2]))
     pieces = [_piece_after(track, index, near) for track, index, _ in options]
     crops = 3 if len(options) <= 2 else 2

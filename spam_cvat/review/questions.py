@@ -49,7 +49,7 @@ class Question:
     ==========  ========================================================================================================
     ``TRACK``   is ``subject``, a tracklet shown at ``moments``, one real person?
     ``SAME``    which of ``candidates`` is the first to show the person of ``subject`` again?
-    ``SWITCH``  at which of ``moments`` does the person of ``subject`` change for the first time?
+    ``SWITCH``  at which of ``moments`` does ``subject`` first show somebody else, or nobody?
     ``FIX``     is the one box of ``subject`` right?
     ==========  ========================================================================================================
 
@@ -264,14 +264,13 @@ def _confirmed(question: Question) -> list[_Meaning]:
 
 
 def _switched(question: Question, moment: int) -> list[_Meaning]:
-    """The person changes between the moments ``moment - 1`` and ``moment``: cut there, keep what comes before."""
-    seen = question.subject[question.subject.index(question.moments[0]) :]
-    before = seen.index(question.moments[moment - 1]) + 1
+    """What the boxes show changes between the moments ``moment - 1`` and ``moment``: cut there.
+
+    Whether what comes before is a person is not said, since it can be background that a person walks out of.
+    """
     out: list[_Meaning] = [("different", (question.moments[moment - 1], question.moments[moment]), None)]
     if question.cuts:
         out.insert(0, ("split", question.cuts[moment - 1], None))
-    if before > 1:
-        out.append(("same", seen[:before], None))
     return out
 
 

@@ -48,9 +48,9 @@ TITLES = {
     "FIX": "Does the box fit the person?",
 }
 HINTS = {
-    "TRACK": "false: no person in the boxes.  mixed: two people or more.",
+    "TRACK": "false: no person in the boxes.  mixed: two people, or a person and then none.",
     "SAME": "The first that shows A again; none if A does not come back among them.",
-    "SWITCH": "Press the number of the first crop that shows somebody else.",
+    "SWITCH": "Press the number of the first crop that shows somebody else, or nobody.",
     "FIX": "Drag the box's edges, then answer.",
 }
 
