@@ -10,11 +10,12 @@ from collections.abc import Sequence
 
 from benchmarks.common import main, sequence_folders, tracker_options
 from benchmarks.mot17 import compare
+from spam_cvat.baselines.ghost import DANCETRACK
 
 
 def run(arguments: Sequence[str] | None = None) -> None:
     args = tracker_options(__doc__, "yolox_x").parse_args(arguments)
-    compare(args, "dancetrack", sequence_folders("dancetrack", "val"), ["yolox_x"], "all", "plain")
+    compare(args, "dancetrack", sequence_folders("dancetrack", "val"), ["yolox_x"], "all", "plain", DANCETRACK)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from benchmarks.common import (
     tracker_options,
 )
 from benchmarks.trackers import trackers
+from spam_cvat.baselines.ghost import GhostConfig
 from spam_cvat.errors import InputError
 
 COLUMNS = ("data", "variant", *PERCENT, *COUNTS, "frames_per_second")
@@ -39,7 +40,13 @@ def run(arguments: Sequence[str] | None = None) -> None:
 
 
 def compare(
-    args: argparse.Namespace, data: str, folders: Sequence[Path], detections: Sequence[str], split: str, preset: str
+    args: argparse.Namespace,
+    data: str,
+    folders: Sequence[Path],
+    detections: Sequence[str],
+    split: str,
+    preset: str,
+    ghost_config: GhostConfig | None = None,
 ) -> None:
     """Run the chosen variants (all where none is named) on each detector's boxes, and report.
 
@@ -47,7 +54,9 @@ def compare(
         InputError: a variant is named that does not exist.
     """
     began = time.perf_counter()
-    chosen = {name: trackers(name, weights=args.weights) for name in args.detections or detections}
+    chosen = {
+        name: trackers(name, weights=args.weights, ghost_config=ghost_config) for name in args.detections or detections
+    }
     known = [variant for table in chosen.values() for variant in table]
     unknown = sorted(set(args.variant or ()) - set(known))
     if unknown:

@@ -43,6 +43,10 @@ class GhostConfig:
     buffer: int = 50
 
 
+# The authors' settings for DanceTrack: people move without warning, so a short memory of their velocity.
+DANCETRACK = GhostConfig(score=0.6, new=0.6, motion=0.4, active=0.8, inactive=0.9, history=5)
+
+
 def ghost(detections: Detections, config: GhostConfig | None = None) -> Tracks:
     """Track every label's boxes."""
     return each_label(detections, lambda boxes: _run(boxes, config or GhostConfig()))
