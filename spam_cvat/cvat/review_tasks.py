@@ -42,6 +42,8 @@ QUESTIONS_PER_JOB = 25
 TRACKLET_FRAMES = (6, 12)
 KIND_ORDER = tuple(REPLIES)
 JPEG_QUALITY = 92
+STATUS_SECONDS = 1.0
+"""Between two looks at whether CVAT has taken in the pictures."""
 
 log = logging.getLogger(__name__)
 
@@ -313,7 +315,7 @@ def _find_or_upload(
                 resources=[str(path) for path in paths],
                 resource_type=ResourceType.LOCAL,
                 data_params={"image_quality": 90, "job_file_mapping": mapping},
-                status_check_period=1,
+                status_check_period=STATUS_SECONDS,
             )
         if progress:
             progress("uploading", 1, 1)
