@@ -6,7 +6,6 @@ everything that leaves this module counts from 0 and holds corners. A bad row is
 """
 
 import configparser
-from collections.abc import Callable
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from spam_cvat.boxes import xywh_to_xyxy
 from spam_cvat.detections import Detections, VideoInfo
 from spam_cvat.errors import InputError
+from spam_cvat.formats.table import Table, read_table, read_text
 from spam_cvat.tracks import Tracks
 
 PEDESTRIAN = 1
@@ -135,7 +135,7 @@ def read_seqinfo(folder: str | Path) -> VideoInfo:
     path = Path(folder) / "seqinfo.ini"
     parser = configparser.ConfigParser(interpolation=None)
     try:
-        parser.read_string(_read_text(path), source=str(path))
+        parser.read_string(read_text(path), source=str(path))
         section = parser["Sequence"]
         return VideoInfo(
             name=section.get("name", Path(folder).resolve().name),
@@ -183,11 +183,11 @@ def read_detections(path: str | Path, video: VideoInfo) -> Detections:
     Raises:
         InputError: ``file:line: reason`` for the first bad row.
     """
-    table, lines = _read_table(path, columns=6)
-    frame, box = _frames_and_boxes(path, table, lines, video, area=True)
-    score = table[:, 6] if table.shape[1] > 6 else np.ones(len(table))
+    table = read_table(path, columns=6)
+    frame, box = _frames_and_boxes(table, video, area=True)
+    score = table.column(6, missing=1)
     wrong = ~((score >= -SCORE_SLACK) & (score <= 1 + SCORE_SLACK))
-    _refuse(path, lines, wrong, lambda row: f"confidence {score[row]:g} is outside 0..1; rescale the file's scores")
+    table.refuse(wrong, lambda row: f"confidence {score[row]:g} is outside 0..1; rescale the file's scores")
     return Detections.create(video, frame, box, np.clip(score, 0, 1))
 
 
@@ -201,17 +201,17 @@ def read_tracks(path: str | Path, video: VideoInfo, labels: Rows[str] = ("person
     Raises:
         InputError: ``file:line: reason`` for the first bad row.
     """
-    table, lines = _read_table(path, columns=6)
-    frame, box = _frames_and_boxes(path, table, lines, video, area=True)
-    ids = _identities(path, table, lines, frame)
-    _refuse(path, lines, ids < 0, lambda row: f"identity {ids[row]} is negative; tracks have identities of 1 or more")
-    score = table[:, 6] if table.shape[1] > 6 else np.ones(len(table))
+    table = read_table(path, columns=6)
+    frame, box = _frames_and_boxes(table, video, area=True)
+    ids = _identities(table, frame)
+    table.refuse(ids < 0, lambda row: f"identity {ids[row]} is negative; tracks have identities of 1 or more")
+    score = table.column(6, missing=1)
     score = np.where((score >= 0) & (score <= 1), score, 1)
     label = np.zeros(len(table), np.int64)
-    if len(labels) > 1 and table.shape[1] > 7:
-        label = np.nan_to_num(table[:, 7], nan=0).astype(np.int64) - 1
+    if len(labels) > 1 and table.width > 7:
+        label = np.nan_to_num(table.column(7, missing=0), nan=0).astype(np.int64) - 1
         wrong = (label < 0) | (label >= len(labels))
-        _refuse(path, lines, wrong, lambda row: f"class {label[row] + 1} is not one of 1..{len(labels)}")
+        table.refuse(wrong, lambda row: f"class {label[row] + 1} is not one of 1..{len(labels)}")
     return Tracks.create(video, frame, ids + _shift(ids), box, score, label=label, labels=labels)
 
 
@@ -224,15 +224,13 @@ def read_ground_truth(path: str | Path, video: VideoInfo) -> GroundTruth:
     Raises:
         InputError: ``file:line: reason`` for the first bad row.
     """
-    table, lines = _read_table(path, columns=6)
-    frame, box = _frames_and_boxes(path, table, lines, video, area=False)
-    ids = _identities(path, table, lines, frame)
-    count = len(table)
-    classed = table.shape[1] in (8, 9)
-    category = table[:, 7] if classed else np.ones(count)
-    _refuse(path, lines, ~np.isfinite(category), lambda row: "class is not a number")
-    visibility = table[:, 8] if table.shape[1] == 9 else np.ones(count)
-    confidence = table[:, 6] if table.shape[1] > 6 else np.ones(count)
+    table = read_table(path, columns=6)
+    frame, box = _frames_and_boxes(table, video, area=False)
+    ids = _identities(table, frame)
+    category = table.column(7, missing=1) if table.width in (8, 9) else np.ones(len(table))
+    table.refuse(~np.isfinite(category), lambda row: "class is not a number")
+    visibility = table.column(8, missing=1) if table.width == 9 else np.ones(len(table))
+    confidence = table.column(6, missing=1)
     order = np.argsort(frame, kind="stable")
     return GroundTruth(
         video=video,
@@ -255,17 +253,14 @@ def read_warps(path: str | Path, num_frames: int) -> NDArray[np.float64]:
     Raises:
         InputError: ``file:line: reason`` for the first bad row.
     """
-    table, lines = _read_table(path, columns=7)
-    frame = _whole(path, table[:, 0], lines, "frame")
-    _refuse(
-        path,
-        lines,
-        (frame < 0) | (frame >= num_frames),
-        lambda row: f"frame {frame[row]} is outside 0..{num_frames - 1}",
-    )
-    _refuse(path, lines, ~np.isfinite(table[:, 1:7]).all(1), lambda row: "the affine map is not finite")
+    table = read_table(path, columns=7)
+    frame = table.whole(0, "frame")
+    outside = (frame < 0) | (frame >= num_frames)
+    table.refuse(outside, lambda row: f"frame {frame[row]} is outside 0..{num_frames - 1}")
+    maps = table.values[:, 1:7]
+    table.refuse(~np.isfinite(maps).all(1), lambda row: "the affine map is not finite")
     warps = np.tile(np.eye(2, 3), (num_frames, 1, 1))
-    warps[frame] = table[:, 1:7].reshape(-1, 2, 3)
+    warps[frame] = maps.reshape(-1, 2, 3)
     warps[:1] = np.eye(2, 3)
     return warps
 
@@ -334,89 +329,26 @@ def _shift(ids: NDArray[np.int64]) -> int:
     return max(0, 1 - int(ids.min())) if len(ids) else 0
 
 
-def _read_text(path: str | Path) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise InputError(f"{path}: cannot read: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not a text file") from error
-
-
-def _read_table(path: str | Path, columns: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Numbers of a comma- or blank-separated file, at least ``columns`` wide, and each row's line number."""
-    text = _read_text(path).splitlines()
-    lines = np.array([number for number, line in enumerate(text, 1) if line.strip()], np.int64)
-    rows = [text[number - 1] for number in lines]
-    if not rows:
-        return np.zeros((0, columns)), lines
-    delimiter = "," if "," in rows[0] else None
-    try:
-        table = np.loadtxt(rows, delimiter=delimiter, comments=None, ndmin=2)
-    except ValueError:
-        table = _parse_slowly(path, rows, lines, delimiter)
-    if table.shape[1] < columns:
-        raise InputError(f"{path}:{lines[0]}: {table.shape[1]} columns where at least {columns} are needed")
-    return table, lines
-
-
-def _parse_slowly(
-    path: str | Path, rows: list[str], lines: NDArray[np.int64], delimiter: str | None
-) -> NDArray[np.float64]:
-    """Parse row by row: names the first bad one, and pads shorter rows with NaN where all are numbers."""
-    parsed = []
-    for row, line in zip(rows, lines, strict=True):
-        fields = row.strip().rstrip(",").split(delimiter)
-        values = []
-        for field in fields:
-            try:
-                values.append(float(field))
-            except ValueError:
-                raise InputError(f"{path}:{line}: {field.strip()!r} is not a number") from None
-        parsed.append(values)
-    width = max(len(values) for values in parsed)
-    return np.array([values + [np.nan] * (width - len(values)) for values in parsed])
-
-
-def _refuse(
-    path: str | Path, lines: NDArray[np.int64], wrong: NDArray[np.bool_] | np.bool_, reason: Callable[[int], str]
-) -> None:
-    """Raise InputError for the first row marked as wrong."""
-    if wrong.any():
-        row = int(np.flatnonzero(wrong)[0])
-        raise InputError(f"{path}:{lines[row]}: {reason(row)}")
-
-
-def _whole(path: str | Path, column: NDArray[np.float64], lines: NDArray[np.int64], name: str) -> NDArray[np.int64]:
-    with np.errstate(invalid="ignore"):
-        wrong = ~((column == np.trunc(column)) & (np.abs(column) < 2**31))
-    _refuse(path, lines, wrong, lambda row: f"{name} {column[row]:g} is not a whole number")
-    return column.astype(np.int64)
-
-
-def _frames_and_boxes(
-    path: str | Path, table: NDArray[np.float64], lines: NDArray[np.int64], video: VideoInfo, *, area: bool
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def _frames_and_boxes(table: Table, video: VideoInfo, *, area: bool) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Frames from 0 and float64 corners, checked."""
-    frame = _whole(path, table[:, 0], lines, "frame")
+    frame = table.whole(0, "frame")
     outside = (frame < 1) | (frame > video.num_frames)
-    _refuse(path, lines, outside, lambda row: f"frame {frame[row]} is outside 1..{video.num_frames}")
-    size = table[:, 4:6]
+    table.refuse(outside, lambda row: f"frame {frame[row]} is outside 1..{video.num_frames}")
+    xywh = table.values[:, 2:6]
+    size = xywh[:, 2:]
     with np.errstate(invalid="ignore"):
-        wild = ~(np.abs(table[:, 2:6]) <= 1e6).all(1)
+        wild = ~(np.abs(xywh) <= 1e6).all(1)
         thin = ~((size > 0) if area else (size >= 0)).all(1)
-    _refuse(path, lines, wild, lambda row: f"box {table[row, 2:6].tolist()} is not finite")
-    _refuse(path, lines, thin, lambda row: f"box of width {size[row, 0]:g} and height {size[row, 1]:g}")
-    return frame - 1, xywh_to_xyxy(table[:, 2:6]).astype(np.float64)
+    table.refuse(wild, lambda row: f"box {xywh[row].tolist()} is not finite")
+    table.refuse(thin, lambda row: f"box of width {size[row, 0]:g} and height {size[row, 1]:g}")
+    return frame - 1, xywh_to_xyxy(xywh).astype(np.float64)
 
 
-def _identities(
-    path: str | Path, table: NDArray[np.float64], lines: NDArray[np.int64], frame: NDArray[np.int64]
-) -> NDArray[np.int64]:
+def _identities(table: Table, frame: NDArray[np.int64]) -> NDArray[np.int64]:
     """Identities, at most one box each in a frame."""
-    ids = _whole(path, table[:, 1], lines, "identity")
+    ids = table.whole(1, "identity")
     order = np.lexsort((np.arange(len(ids)), frame, ids))
     twin = np.zeros(len(ids), bool)
     twin[order[1:]] = (np.diff(ids[order]) == 0) & (np.diff(frame[order]) == 0)
-    _refuse(path, lines, twin, lambda row: f"identity {ids[row]} has another box in frame {frame[row] + 1}")
+    table.refuse(twin, lambda row: f"identity {ids[row]} has another box in frame {frame[row] + 1}")
     return ids
