@@ -81,6 +81,7 @@ class VideoFrames:
         self._quality = quality
         self._lock = threading.Lock()
         self._kept: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._encoded: OrderedDict[int, Blob] = OrderedDict()
         self._decoder: Iterator[np.ndarray] = iter(())
         self._next = 0
         try:
@@ -132,6 +133,19 @@ class VideoFrames:
         return [FrameInfo(self.name, self.width, self.height)]
 
     def original(self, number: int) -> Blob:
+        """The frame as PNG; the last ones asked for are kept, since a function asks for what it was just sent."""
+        with self._lock:
+            known = self._encoded.get(number)
+        if known is not None:
+            return known
+        made = self._png(number)
+        with self._lock:
+            self._encoded[number] = made
+            if len(self._encoded) > _KEPT_FRAMES:
+                self._encoded.popitem(last=False)
+        return made
+
+    def _png(self, number: int) -> Blob:
         # The lightest compression: the real server's PNG is slow to make, and no client sees how it was packed.
         done, data = cv2.imencode(".png", self.image(number), [cv2.IMWRITE_PNG_COMPRESSION, 1])
         if not done:

@@ -114,7 +114,8 @@ class CvatStandin:
 
     def start(self) -> None:
         """Listen; the second time on the same port as before."""
-        listener = socket.socket()
+        # asyncio turns off Nagle's delay (40 ms an answer) only where the protocol is named.
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", self._port))
         self._port = listener.getsockname()[1]
