@@ -5,7 +5,7 @@ The invariant every function keeps: a track has at most one box in a frame.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -211,6 +211,50 @@ def interpolate(tracks: Tracks, max_gap: int | None = None, gap_score: float = 0
         column = getattr(tracks, name)
         joined[name] = np.concatenate([column, extra.astype(column.dtype)])[order]
     return replace(tracks, **joined)
+
+
+def spread_corrections(tracks: Tracks, boxes: Mapping[int, Sequence[float]], reach: float) -> Tracks:
+    """Put corrected boxes into tracks and carry each correction over to the boxes around it.
+
+    What is off in one frame (a box that is too small, that lags behind) is off in its neighbours much the same way. So
+    the correction, as a shift in box sizes and a change of size in per cent, is interpolated linearly between corrected
+    boxes of a track and fades out over ``reach`` frames before the first, after the last, and inside long stretches.
+
+    Args:
+        tracks: tracks that do not know of the corrections yet.
+        boxes: corrected x1 y1 x2 y2 by row of the detections (``tracks.detection``); rows in no track are passed over.
+        reach: frames.
+
+    Returns:
+        The tracks with other boxes; the corrected ones exactly as given.
+    """
+    place = {int(row): index for index, row in enumerate(tracks.detection) if int(row) in boxes}
+    given = sorted(place, key=lambda row: place[row])
+    if not given:
+        return tracks
+    at = np.array([place[row] for row in given], np.int64)
+    new = np.array([boxes[row] for row in given], np.float64)
+    old = tracks.box.astype(np.float64)
+    size = old[:, 2:] - old[:, :2]
+    new_size = new[:, 2:] - new[:, :2]
+    change = np.concatenate(
+        [((new[:, :2] + new[:, 2:]) - (old[at, :2] + old[at, 2:])) / 2 / size[at], np.log(new_size / size[at])], axis=1
+    )
+    out = old.copy()
+    for track in np.unique(tracks.track[at]):
+        rows = tracks.rows(int(track))
+        mine = tracks.track[at] == track
+        frame, known = tracks.frame[rows].astype(np.float64), tracks.frame[at[mine]].astype(np.float64)
+        near = np.abs(frame[:, None] - known[None]).min(1)
+        fade = np.clip(2 - near / reach, 0, 1) if mine.sum() > 1 else np.clip(1 - near / reach, 0, 1)
+        outside = (frame < known[0]) | (frame > known[-1])
+        fade = np.where(outside, np.clip(1 - near / reach, 0, 1), fade)
+        shift = np.stack([np.interp(frame, known, change[mine, k]) for k in range(4)], axis=1) * fade[:, None]
+        centre = (old[rows, :2] + old[rows, 2:]) / 2 + shift[:, :2] * size[rows]
+        half = size[rows] * np.exp(shift[:, 2:]) / 2
+        out[rows] = np.concatenate([centre - half, centre + half], axis=1)
+    out[at] = new
+    return replace(tracks, box=out.astype(np.float32))
 
 
 def keyframes(tracks: Tracks, pixels: float = 1.0, relative: float = 0.02) -> NDArray[np.bool_]:

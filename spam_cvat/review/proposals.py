@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from spam_cvat.annotation import Annotation
 from spam_cvat.answers import Answer, Clamps, resolve
-from spam_cvat.boxes import area, clip_boxes, iou_matrix
+from spam_cvat.boxes import area, clip_boxes, iou_matrix, iou_pairs
 from spam_cvat.review.questions import MAX_CANDIDATES, MAX_MOMENTS, PRICES, Question
 from spam_cvat.review.uncertainty import (
     Edges,
@@ -47,6 +47,13 @@ END_BOXES = 5
 NEAR = 0.8
 # A crop shows well if it shows at least this share of what the best one does.
 SHOWS_WELL = 0.7
+# A corrected box is taken to speak for the boxes this many seconds around it.
+FIX_REACH = 1.0
+# Overlap (IoU) that a box lacks: a part for all, and a part for what the detector was unsure of (MOT17 first halves).
+FIX_LOSS, FIX_LOSS_PER_SCORE = 0.08, 0.25
+# How much of a correction helps the boxes around, and below which score a box is too bad to stand for others.
+CARRIED_OVER, MIN_FIXED_SCORE = 0.15, 0.3
+FIX_PRIOR = 10
 # The longest stretch of a track that eight crops can stand for, in seconds.
 STRIP_SECONDS = 16.0
 # The longest absence over which a person is looked for, in seconds.
@@ -76,6 +83,9 @@ class Scene:
         self.annotation = annotation
         self.detections = annotation.detections
         self.clamps: Clamps = resolve(answers, annotation.detections)
+        # Boxes that a human looked at one by one.
+        alone = {answer.detections[0] for answer in answers if answer.kind in ("accept", "refine") and answer.question}
+        self.judged = np.isin(self.detections.id, np.array(sorted(alone), np.uint64))
 
     @cached_property
     def edges(self) -> Edges:
@@ -165,7 +175,12 @@ def propose(annotation: Annotation, answers: Sequence[Answer] = ()) -> list[Ques
         answers: the log, oldest first.
     """
     scene = Scene(annotation, answers)
-    everything = [*track_questions(scene), *recovery_questions(scene), *same_questions(scene)]
+    everything = [
+        *track_questions(scene),
+        *recovery_questions(scene),
+        *same_questions(scene),
+        *fix_questions(scene),
+    ]
     return [question for question in everything if question.gain >= MIN_GAIN * question.price]
 
 
@@ -511,3 +526,53 @@ def _same_question(
         gain=real * gain,
         entropy=float(binary_entropy(probabilities).max()),
     )
+
+
+def fix_questions(scene: Scene) -> Iterator[Question]:
+    """``FIX`` for boxes in the middle of stretches of tracks in which no box was looked at.
+
+    A correction is carried over to its neighbours (:func:`spam_cvat.tracks.spread_corrections`), so it lifts the
+    overlap of the boxes around it: expected boxes right = overlap missing x boxes reached x what carries over. How
+    much overlap is missing is learned from the boxes answered so far.
+    """
+    det = scene.detections
+    missing = FIX_LOSS + FIX_LOSS_PER_SCORE * (1 - det.score.astype(np.float64))
+    missing *= _measured_loss(scene, missing)
+    reach = max(FIX_REACH * det.video.fps, 1)
+    for track in scene.tracks:
+        frame = det.frame[track.rows]
+        known = frame[scene.judged[track.rows]]
+        bounds = np.array([frame[0], *known, frame[-1] + 1], np.float64)
+        for start, stop in itertools.pairwise(np.unique(bounds)):
+            parts = max(1, int(np.ceil((stop - start) / (2 * reach))))
+            for middle in start + (np.arange(parts) + 0.5) * (stop - start) / parts:
+                index = int(np.argmin(np.abs(frame - middle)))
+                row = int(track.rows[index])
+                reached = min((stop - start) / parts, 2 * reach)
+                if scene.judged[row] or reached < 2 or det.score[row] < MIN_FIXED_SCORE:
+                    continue
+                # Refining boxes of somebody else's stretch does damage: confirmed tracks come first.
+                real = 1.0 if scene.clamps.gate[row] == 1 else 0.5 * float(scene.real[track.rows].mean())
+                identity = scene.ids([row])
+                yield Question(
+                    "FIX",
+                    subject=identity,
+                    moments=identity,
+                    price=PRICES["FIX"],
+                    probability=min(1.0, 4 * float(missing[row])),
+                    gain=real * float(missing[row]) * CARRIED_OVER * reached,
+                    entropy=float(scene.entropy[row]),
+                )
+
+
+def _measured_loss(scene: Scene, expected: NDArray[np.float64]) -> float:
+    """What boxes that a human looked at lacked, against what was expected of them; 1 before any was.
+
+    A box that was let pass lacks nothing; ``FIX_PRIOR`` boxes that are as expected stand at the beginning.
+    """
+    looked = np.flatnonzero(scene.judged)
+    moved = np.array([row for row in looked if int(row) in scene.clamps.boxes], np.int64)
+    drawn = np.array([scene.clamps.boxes[int(row)] for row in moved], np.float64).reshape(-1, 4)
+    lacked = float((1 - iou_pairs(scene.detections.box[moved].astype(np.float64), drawn)).sum())
+    prior = FIX_PRIOR * float(expected.mean()) if len(expected) else 1.0
+    return (prior + lacked) / (prior + float(expected[looked].sum()))
