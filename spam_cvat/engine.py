@@ -14,14 +14,16 @@ from numpy.typing import NDArray
 
 from spam_cvat import __version__
 from spam_cvat.annotation import Annotation
-from spam_cvat.answers import Answer, Clamps, digest, resolve
-from spam_cvat.boxes import warp_boxes
+from spam_cvat.answers import Answer, digest, resolve
 from spam_cvat.detections import Detections
 from spam_cvat.errors import InputError
 from spam_cvat.hierarchy import finish
-from spam_cvat.hierarchy.geometry import Clip, to_centre
-from spam_cvat.hierarchy.levels import ClipResult, GeometryScorer, Policy, run_clip
-from spam_cvat.tracks import Tracks
+from spam_cvat.hierarchy import weights as weight_files
+from spam_cvat.hierarchy.assignment import Guard, People
+from spam_cvat.hierarchy.calibration import sigmoid
+from spam_cvat.hierarchy.geometry import Clip
+from spam_cvat.hierarchy.levels import Policy, run_clip
+from spam_cvat.hierarchy.stitching import Linked, clip_ranges, join_clips
 
 
 @dataclass(frozen=True)
@@ -70,64 +72,44 @@ def annotate(
             f"{video.name}: camera motion has shape {np.shape(warps)}, the video needs ({video.num_frames}, 2, 3)"
         )
     clamps = resolve(answers or (), detections)
-    scorer = GeometryScorer()
-    clip = Clip.create(detections, warps)
-    dropped = (detections.score < config.min_score) & (clamps.gate != 1)
-    clamps = _with_gate(clamps, dropped)
+    scorer = weight_files.load(weights)
+    candidate = (detections.score >= config.min_score) | (clamps.gate == 1)
+    said = np.where(candidate, clamps.gate, 0).astype(np.int8)
     policy = Policy() if config.gate else Policy(gate=-np.inf)
-    result = run_clip(clip, clamps, scorer, policy)
-    tracks = _tracks(detections, clip, result, clamps, config)
+    people = People(clamps, detections.frame.astype(np.int64))
+    parts = []
+    for start, stop in clip_ranges(detections):
+        cut = None if warps is None else warps[start:stop]
+        clip = Clip.create(detections.window(start, stop), cut)
+        low, high = detections.frame_start[start], detections.frame_start[stop]
+        guard = Guard(people, clip.frame + start, int(low), int(high))
+        parts.append(run_clip(clip, said[low:high], guard, scorer, policy))
+    linked = join_clips(detections, warps, parts, people, scorer, policy)
+    gate = np.where(clamps.gate >= 0, clamps.gate, sigmoid(linked.gate))
+    stays = _tracks_to_keep(detections, linked, said, config)
+    node = np.where(linked.node >= 0, np.where(stays[linked.node], linked.node, -1), -1)
+    tracks = finish.make_tracks(detections, warps, node, clamps.boxes, max_gap=config.max_gap, smooth=config.smooth)
     provenance: dict[str, Any] = {
         "program": f"spam-cvat {__version__}",
-        "weights": "geometry",
+        "weights": scorer.digest,
         "answers": digest(answers or ()),
+        "conflicts": list(clamps.conflicts),
+        "unknown": list(clamps.unknown),
     }
-    gate = 1 / (1 + np.exp(-np.clip(result.gate, -30, 30)))
-    gate = np.where(clamps.gate >= 0, clamps.gate, gate)
-    return Annotation(detections, gate.astype(np.float32), result.levels, tracks, asdict(config), provenance)
+    return Annotation(detections, gate.astype(np.float32), linked.levels, tracks, asdict(config), provenance)
 
 
-def _with_gate(clamps: Clamps, dropped: NDArray[np.bool_]) -> Clamps:
-    gate = np.where(dropped, 0, clamps.gate).astype(np.int8)
-    return Clamps(gate, clamps.must, clamps.cannot, clamps.boxes)
-
-
-def _tracks(detections: Detections, clip: Clip, result: ClipResult, clamps: Clamps, config: EngineConfig) -> Tracks:
-    """The final tracks: gated, filled, smoothed; corrected boxes exactly as they were given."""
-    node = result.node.copy()
-    total = int(node.max(initial=-1)) + 1
-    if not total:
-        return Tracks.empty(detections.video, detections.labels)
-    boxes = clip.box.copy()
-    for row, box_given in clamps.boxes.items():
-        home = np.linalg.inv(np.vstack([clip.to_pixels[clip.frame[row]], [0, 0, 1]]))[:2]
-        boxes[row] = to_centre(warp_boxes(np.array([box_given], np.float64), home))[0]
-    rows = np.flatnonzero(node >= 0)
-    held = np.zeros(total, bool)
-    held[node[rows[clamps.gate[rows] == 1]]] = True
-    first, last = np.full(total, clip.num_frames), np.full(total, -1)
-    np.minimum.at(first, node[rows], clip.frame[rows])
-    np.maximum.at(last, node[rows], clip.frame[rows])
-    stays = (result.track_gate > 0) | (not config.gate)
-    stays &= (last - first + 1 >= config.min_seconds * clip.fps) & (np.bincount(node[rows], minlength=total) > 1)
-    node[rows] = np.where((stays | held)[node[rows]], node[rows], -1)
-    filled = finish.fill(clip, node, boxes)
-    box = finish.smooth(clip, filled)[0] if config.smooth else filled.box
-    pixels = finish.to_video(clip, filled, box)
-    for row, box_given in clamps.boxes.items():
-        pixels[filled.row == row] = box_given
-    shown = filled.gap <= config.max_gap * clip.fps
-    label = np.zeros(total, np.int16)
-    label[node[rows[::-1]]] = detections.label[rows[::-1]]
-    size = pixels[:, 2:] - pixels[:, :2]
-    shown &= (size > 0).all(1)
-    return Tracks.create(
-        detections.video,
-        filled.frame[shown],
-        filled.track[shown] + 1,
-        pixels[shown],
-        np.clip(filled.score[shown], 0, 1),
-        filled.row[shown],
-        label[filled.track[shown]],
-        detections.labels,
-    ).relabelled()
+def _tracks_to_keep(
+    detections: Detections, linked: Linked, said: NDArray[np.int8], config: EngineConfig
+) -> NDArray[np.bool_]:
+    """(T,) which identities become tracks: by the tracks' gate and length, and all that hold a box called real."""
+    total = len(linked.track_gate)
+    rows = np.flatnonzero(linked.node >= 0)
+    node = linked.node[rows]
+    first, last = np.full(total, np.iinfo(np.int64).max), np.full(total, -1)
+    np.minimum.at(first, node, detections.frame[rows])
+    np.maximum.at(last, node, detections.frame[rows])
+    stays = (linked.track_gate > 0) | (not config.gate)
+    stays &= (last - first + 1 >= config.min_seconds * detections.video.fps) & (np.bincount(node, minlength=total) > 1)
+    stays[node[said[rows] == 1]] = True
+    return stays

@@ -11,7 +11,6 @@ In: candidate edges with logits, and what humans said. Out: a decision and a mar
 """
 
 import itertools
-from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +19,6 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from spam_cvat.answers import Clamps
-from spam_cvat.hierarchy.grouping import rank_in_group
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -106,30 +104,77 @@ def follow(edge: Ints, taken: NDArray[np.bool_], nodes: int) -> Ints:
     return rank[inverse]
 
 
-class Guard:
-    """Keeps every merge within what humans said.
-
-    People joined by answers may still sit in several nodes (what lies between them is linked level by level); such
-    nodes already count as one when a merge is checked: their boxes must never claim one frame twice, and whoever is
-    held apart from one of them is held apart from all.
-    """
+class People:
+    """Who humans spoke of, over the whole video: a union-find with everybody's frames and enemies."""
 
     def __init__(self, clamps: Clamps, frame: Ints) -> None:
         """``frame``: (N,) frames of the rows that ``clamps`` speaks of."""
-        self.frame = frame
-        self.must = clamps.must.astype(np.int64)
         self.person = clamps.person
-        spoken = np.unique(np.concatenate([clamps.must.ravel(), clamps.cannot.ravel()]).astype(np.int64))
-        self.rows = spoken
+        self.rows = np.unique(np.concatenate([clamps.must.ravel(), clamps.cannot.ravel()]).astype(np.int64))
+        self.must = clamps.must.astype(np.int64)
+        self.parent: dict[int, int] = {}
+        self.frames: dict[int, set[int]] = {}
         self.enemies: dict[int, set[int]] = {}
-        for a, b in clamps.cannot:
+        for row in self.rows.tolist():
+            person = int(self.person[row])
+            self.parent[person] = person
+            self.frames.setdefault(person, set()).add(int(frame[row]))
+            self.enemies.setdefault(person, set())
+        for a, b in clamps.cannot.tolist():
             p, q = int(self.person[a]), int(self.person[b])
-            self.enemies.setdefault(p, set()).add(q)
-            self.enemies.setdefault(q, set()).add(p)
+            self.enemies[p].add(q)
+            self.enemies[q].add(p)
+
+    def find(self, person: int) -> int:
+        """Who a person has turned out to be."""
+        while self.parent[person] != person:
+            person = self.parent[person]
+        return person
+
+    def of_row(self, row: int) -> int:
+        """Who the box of a row is."""
+        return self.find(int(self.person[row]))
+
+    def hostile(self, first: set[int], second: set[int]) -> bool:
+        """Whether somebody of one group is held apart from somebody of the other."""
+        return any(self.find(enemy) in second for person in first for enemy in self.enemies[person])
+
+    def join(self, first: int, second: int) -> None:
+        """Two people turned out to be one."""
+        p, q = self.find(first), self.find(second)
+        if p != q:
+            self.parent[q] = p
+            self.frames[p] |= self.frames[q]
+            self.enemies[p] |= self.enemies[q]
+
+
+class Guard:
+    """Keeps every merge in a stretch of the video within what humans said.
+
+    People joined by answers may still sit in several nodes (what lies between them is linked level by level); such
+    nodes already count as one when a merge is checked: their boxes must never claim one frame twice, also not a frame
+    that an answer gives to the same person elsewhere in the video, and whoever is held apart from one of them is held
+    apart from all.
+    """
+
+    def __init__(self, people: People, frame: Ints, start: int = 0, stop: int | None = None) -> None:
+        """A guard over rows start .. stop - 1 of the table that ``people`` speaks of; ``frame`` are their frames."""
+        stop = start + len(frame) if stop is None else stop
+        self.people = people
+        self.frame = frame
+        self.start = start
+        inside = (people.rows >= start) & (people.rows < stop)
+        self.rows = people.rows[inside] - start
+        must = people.must
+        self.must = must[((must >= start) & (must < stop)).all(1)] - start
 
     def __bool__(self) -> bool:
         """Whether there is anything to keep."""
         return bool(len(self.rows))
+
+    def person(self, row: int) -> int:
+        """Who the box of one of this stretch's rows is."""
+        return self.people.of_row(row + self.start)
 
     def forced(self, node: Ints) -> Ints:
         """Pairs of nodes that hold successive boxes of one person. (K, 2), self pairs left out."""
@@ -139,16 +184,12 @@ class Guard:
         pairs = pairs[(pairs >= 0).all(1) & (pairs[:, 0] != pairs[:, 1])]
         return np.unique(pairs, axis=0) if len(pairs) else pairs
 
-    def state(self, node: Ints) -> "Merging":
-        """Merges over the nodes of a level; ``node`` (N,) is each row's node or -1."""
-        return Merging(self, node)
-
     def allowed(self, node: Ints, edge: Ints) -> NDArray[np.bool_]:
         """Which edges could be merged on their own, (E,)."""
         out = np.ones(len(edge), bool)
         if not self or not len(edge):
             return out
-        state = self.state(node)
+        state = Merging(self, node)
         touched = np.zeros(int(node.max()) + 1, bool)
         touched[node[self.rows][node[self.rows] >= 0]] = True
         for index in np.flatnonzero(touched[edge].any(1)):
@@ -167,10 +208,26 @@ class Guard:
         marked[component[spoken[spoken >= 0]]] = True
         doubtful = np.flatnonzero(taken & marked[component[edge[:, 0]]])
         out = taken.copy()
-        state = self.state(node)
+        state = Merging(self, node)
         for index in doubtful[np.argsort(-weight[doubtful], kind="stable")]:
             out[index] = state.merge(int(edge[index, 0]), int(edge[index, 1]))
         return out
+
+    def join(self, node: Ints) -> Ints:
+        """Nodes of one person as one node. (N,) -> (N,); :meth:`check` has made sure that no frame is claimed twice."""
+        pairs = self.forced(node)
+        if not len(pairs):
+            return node
+        component = follow(pairs, np.ones(len(pairs), bool), int(node.max()) + 1)
+        return np.where(node >= 0, component[node], -1)
+
+    def absorb(self, node: Ints) -> None:
+        """Tell the rest of the video who was joined here: people who share a node are one from now on."""
+        order = self.rows[np.argsort(node[self.rows], kind="stable")]
+        order = order[node[order] >= 0]
+        for a, b in itertools.pairwise(order.tolist()):
+            if node[a] == node[b]:
+                self.people.join(self.person(a), self.person(b))
 
 
 class Merging:
@@ -179,18 +236,18 @@ class Merging:
     def __init__(self, guard: Guard, node: Ints) -> None:
         """Nodes that hold one person start as one group."""
         self.guard = guard
-        order = np.argsort(node, kind="stable")
-        self.order = order
-        self.start = np.searchsorted(node[order], np.arange(int(node.max(initial=-1)) + 2))
+        self.order = np.argsort(node, kind="stable")
+        self.start = np.searchsorted(node[self.order], np.arange(int(node.max(initial=-1)) + 2))
         self.parent: dict[int, int] = {}
         self.frames: dict[int, set[int]] = {}
         self.people: dict[int, set[int]] = {}
-        for row in guard.rows:
+        home: dict[int, int] = {}
+        for row in guard.rows.tolist():
             if node[row] >= 0:
-                root = self.find(int(node[row]))
-                self.people[root].add(int(guard.person[row]))
-        for a, b in guard.forced(node):
-            self._join(self.find(int(a)), self.find(int(b)))
+                root, person = self.find(int(node[row])), guard.person(row)
+                self.people[root].add(person)
+                self.frames[root] |= guard.people.frames[person]
+                self._join(home.setdefault(person, root), root)
 
     def find(self, node: int) -> int:
         """The group of a node."""
@@ -206,7 +263,8 @@ class Merging:
             self.parent[node], node = root, self.parent[node]
         return root
 
-    def _join(self, p: int, q: int) -> None:
+    def _join(self, a: int, b: int) -> None:
+        p, q = self.find(a), self.find(b)
         if p != q:
             self.parent[q] = p
             self.frames[p] |= self.frames.pop(q)
@@ -219,17 +277,11 @@ class Merging:
             return True
         if not self.frames[p].isdisjoint(self.frames[q]):
             return False
-        hostile: Iterable[int] = (e for person in self.people[p] for e in self.guard.enemies.get(person, ()))
-        return self.people[q].isdisjoint(hostile)
+        return not self.guard.people.hostile(self.people[p], self.people[q])
 
     def merge(self, a: int, b: int) -> bool:
         """Join two nodes' groups if no answer speaks against it; whether it was done."""
         if not self.compatible(a, b):
             return False
-        self._join(self.find(a), self.find(b))
+        self._join(a, b)
         return True
-
-
-def mutual_best(edge: Ints, cost: Floats) -> NDArray[np.bool_]:
-    """Edges that are the cheapest of both of their nodes, (E,)."""
-    return (rank_in_group(edge[:, 0], cost) == 0) & (rank_in_group(edge[:, 1], cost) == 0)

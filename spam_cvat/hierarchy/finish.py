@@ -8,6 +8,7 @@ alone (leave one out), and the width with the smallest error is taken, per coord
 and takes the detector's jitter out; where they dance, it is narrow and leaves the boxes as they are.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,8 +16,11 @@ from numpy.typing import NDArray
 from scipy.ndimage import convolve1d
 
 from spam_cvat.boxes import warp_boxes
-from spam_cvat.hierarchy.geometry import Clip, to_corners
+from spam_cvat.detections import Detections
+from spam_cvat.hierarchy.geometry import Clip, accumulate, to_centre, to_corners
 from spam_cvat.hierarchy.motion_fit import noise
+from spam_cvat.hierarchy.stitching import clip_ranges
+from spam_cvat.tracks import Tracks
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -76,7 +80,7 @@ def fill(clip: Clip, node: Ints, box: Floats) -> Rows:
     )
 
 
-def smooth(clip: Clip, rows: Rows) -> tuple[Floats, Floats]:
+def smoothed(clip: Clip, rows: Rows) -> tuple[Floats, Floats]:
     """Smoothed boxes (M, 4) in clip coordinates, and the kernel width chosen for each coordinate (4,)."""
     if not len(rows.frame):
         return rows.box, np.zeros(4)
@@ -130,3 +134,62 @@ def to_video(clip: Clip, rows: Rows, box: Floats) -> Floats:
         np.float64
     )
     return out
+
+
+def make_tracks(
+    detections: Detections,
+    warps: NDArray[np.float64] | None,
+    node: Ints,
+    corrected: Mapping[int, tuple[float, float, float, float]],
+    *,
+    max_gap: float,
+    smooth: bool,
+) -> Tracks:
+    """The final tracks of a video, made stretch by stretch in bounded memory.
+
+    Args:
+        detections: the candidate boxes.
+        warps: camera motion or None.
+        node: (N,) identity of each row, -1 for none.
+        corrected: rows whose box a human drew; used exactly as given.
+        max_gap: longest gap in seconds that is filled.
+        smooth: whether boxes are smoothed along the track.
+
+    Returns:
+        Tracks with identities from 1 in order of appearance.
+    """
+    video = detections.video
+    context = int(max_gap * video.fps) + REACH * int(max(WIDTHS)) + 1
+    columns: list[tuple[Ints, Ints, Floats, Floats, Ints]] = []
+    for start, stop in clip_ranges(detections):
+        low, high = max(start - context, 0), min(stop + context, video.num_frames)
+        first, last = detections.frame_start[low], detections.frame_start[high]
+        part = node[first:last]
+        rows = first + np.flatnonzero(part >= 0)
+        if not len(rows):
+            continue
+        clip = Clip.create(detections.window(low, high), None if warps is None else warps[low:high])
+        boxes = clip.box.copy()
+        for row, given in corrected.items():
+            if first <= row < last:
+                home = accumulate(None if warps is None else warps[low:high], high - low)[0][clip.frame[row - first]]
+                boxes[row - first] = to_centre(warp_boxes(np.array([given], np.float64), home))[0]
+        filled = fill(clip, part, boxes)
+        pixels = to_video(clip, filled, smoothed(clip, filled)[0] if smooth else filled.box)
+        for row, given in corrected.items():
+            pixels[filled.row == row - first] = given
+        shown = (filled.gap <= max_gap * video.fps) & (filled.frame + low >= start) & (filled.frame + low < stop)
+        shown &= ((pixels[:, 2:] - pixels[:, :2]) > 0).all(1)
+        source = np.where(filled.row >= 0, filled.row + first, -1)
+        columns.append(
+            (filled.frame[shown] + low, filled.track[shown], pixels[shown], filled.score[shown], source[shown])
+        )
+    if not columns:
+        return Tracks.empty(video, detections.labels)
+    frame, track, box, score, source = (np.concatenate(column) for column in zip(*columns, strict=True))
+    label = np.zeros(int(node.max()) + 1, np.int16)
+    rows = np.flatnonzero(node >= 0)[::-1]
+    label[node[rows]] = detections.label[rows]
+    return Tracks.create(
+        video, frame, track + 1, box, np.clip(score, 0, 1), source, label[track], detections.labels
+    ).relabelled()

@@ -17,6 +17,8 @@ from spam_cvat.detections import Detections
 from spam_cvat.hierarchy.grouping import batches, pair_ranges
 
 PAIR_LIMIT = 2_000_000
+# Boxes that overlap more than this are close enough for identities to be mixed up.
+CONTACT = 0.25
 # A camera does not turn or zoom the picture by half between two frames; an estimate that says so has failed.
 MAX_STRETCH = 1.5
 
@@ -35,6 +37,8 @@ class Clip:
         overlap: (N,) largest IoU with another box of the frame.
         shadow: (N,) largest IoU with a more confident box of the frame.
         cover: (N,) largest share of the box's area that a box standing nearer (with a lower bottom edge) covers.
+        pairs: (P, 2) rows of one frame that overlap with an IoU over CONTACT, smaller first.
+        pair_iou: (P,) their IoU.
         border: (N,) bool, touches the image's border.
         embedding: (N, D) float32 unit vectors or None; ``has_embedding`` marks rows that have one.
         has_embedding: (N,) bool.
@@ -51,6 +55,8 @@ class Clip:
     overlap: NDArray[np.float64]
     shadow: NDArray[np.float64]
     cover: NDArray[np.float64]
+    pairs: NDArray[np.int64]
+    pair_iou: NDArray[np.float64]
     border: NDArray[np.bool_]
     embedding: NDArray[np.float32] | None
     has_embedding: NDArray[np.bool_]
@@ -68,7 +74,7 @@ class Clip:
         to_first, to_pixels = accumulate(warps, video.num_frames)
         pixels = detections.box.astype(np.float64)
         steady = warp_boxes(pixels, to_first[detections.frame]) if warps is not None else pixels
-        overlap, shadow, cover = neighbourhood(detections)
+        overlap, shadow, cover, pairs, pair_iou = neighbourhood(detections)
         slack = 0.01 * (pixels[:, 3] - pixels[:, 1])[:, None]
         limit = np.array([video.width, video.height])
         border = ((pixels[:, :2] < slack) | (pixels[:, 2:] > limit - slack)).any(1)
@@ -84,6 +90,8 @@ class Clip:
             overlap=overlap,
             shadow=shadow,
             cover=cover,
+            pairs=pairs,
+            pair_iou=pair_iou,
             border=np.asarray(border),
             embedding=embedding if has.any() else None,
             has_embedding=has,
@@ -122,9 +130,11 @@ def accumulate(warps: NDArray[np.float64] | None, num_frames: int) -> tuple[NDAr
     return back[:, :2], forward[:, :2]
 
 
-def neighbourhood(detections: Detections) -> tuple[Any, Any, Any]:
-    """Largest IoU with another, largest IoU with a better one, largest cover by a nearer one: three (N,) float64."""
+def neighbourhood(detections: Detections) -> tuple[Any, Any, Any, Any, Any]:
+    """Largest IoU with any, with a better box, cover by a nearer one: three (N,); overlapping pairs, IoU."""
     n = len(detections)
+    touching: list[NDArray[np.int64]] = [np.zeros((0, 2), np.int64)]
+    how: list[NDArray[np.float64]] = [np.zeros(0)]
     overlap, shadow, cover = np.zeros(n), np.zeros(n), np.zeros(n)
     start = detections.frame_start[:-1].astype(np.int64)
     count = np.diff(detections.frame_start).astype(np.int64)
@@ -141,8 +151,11 @@ def neighbourhood(detections: Detections) -> tuple[Any, Any, Any]:
         inter = width[near] * height[near]
         iou = inter / (size[a] + size[b] - inter)
         np.maximum.at(overlap, a, iou)
+        contact = (iou > CONTACT) & (a < b)
+        touching.append(np.stack([a[contact], b[contact]], axis=1))
+        how.append(iou[contact])
         better = b < a  # rows of a frame are sorted by falling score
         np.maximum.at(shadow, a[better], iou[better])
         nearer = box[b, 3] > box[a, 3]
         np.maximum.at(cover, a[nearer], inter[nearer] / size[a[nearer]])
-    return overlap, shadow, cover
+    return overlap, shadow, cover, np.concatenate(touching), np.concatenate(how)

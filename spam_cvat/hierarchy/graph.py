@@ -31,7 +31,6 @@ from spam_cvat.hierarchy.motion_fit import (
     fit_ends,
     heads,
     measure_motion,
-    prior_error,
     tails,
 )
 
@@ -49,7 +48,7 @@ CHAIN_COST = 6.0
 NO_ALTERNATIVE = 12.0
 SUPPORT_FRAMES = 8
 NODE_FEATURES = 22
-EDGE_FEATURES = 49
+EDGE_FEATURES = 53
 
 
 @dataclass(frozen=True)
@@ -57,6 +56,7 @@ class Graph:
     """Nodes and candidate edges of one level.
 
     Attributes:
+        node: (N,) node of each row of the clip, -1 for none.
         x: (T, NODE_FEATURES) float32.
         edge: (E, 2) int64, earlier and later node.
         attr: (E, EDGE_FEATURES) float32.
@@ -64,6 +64,7 @@ class Graph:
         gap: (E,) int64 frames between the two ends, at least 1.
     """
 
+    node: Ints
     x: NDArray[np.float32]
     edge: Ints
     attr: NDArray[np.float32]
@@ -76,6 +77,7 @@ class Nodes:
     """What edges are made of: each node's two ends and how it looks there.
 
     Attributes:
+        node: (N,) node of each row of the clip, -1 for none.
         tail: the last boxes.
         head: the first boxes.
         first: (T,) row of the first box.
@@ -88,6 +90,7 @@ class Nodes:
         x: (T, NODE_FEATURES) node features.
     """
 
+    node: Ints
     tail: Ends
     head: Ends
     first: Ints
@@ -182,23 +185,31 @@ def detection_nodes(clip: Clip, chain: Ints) -> tuple[Nodes, Members, SceneMotio
     rows = np.arange(n)
     look = clip.embedding
     x = _detection_features(clip, members, where, past, future, tail, head)
-    nodes = Nodes(tail, head, rows, rows, past, future, look, look, look, x)
+    nodes = Nodes(rows, tail, head, rows, rows, past, future, look, look, look, x)
     return nodes, members, measure_motion(clip, members)
 
 
-def support(clip: Clip, past: Ints, future: Ints) -> Floats:
-    """How often boxes of about this confidence last in this clip. (N,) in 0..1, without labels.
+def support_table(clip: Clip, past: Ints, future: Ints) -> Floats:
+    """How often boxes of about a confidence last in this clip, for 20 bins of confidence. (20,) in 0..1.
 
     Detectors disagree on what 0.5 means. What is real tends to be there in the next frames too, so the share of
-    lasting boxes among those of similar confidence says, per clip, what a confidence is worth.
+    lasting boxes among those of similar confidence says, per clip and without labels, what a confidence is worth.
     """
     lasting = np.minimum(past + future - 1, SUPPORT_FRAMES) / SUPPORT_FRAMES
-    bins = np.clip((clip.score * 20).astype(np.int64), 0, 19)
+    bins = _score_bin(clip.score)
     total = np.bincount(bins, minlength=20).astype(float)
     value = np.bincount(bins, weights=lasting, minlength=20)
     kernel = np.exp(-0.5 * (np.arange(20)[:, None] - np.arange(20)[None]) ** 2 / 1.5**2)
-    smooth = (kernel @ value + 5 * np.arange(20) / 19) / (kernel @ total + 5)
-    return smooth[bins]
+    return (kernel @ value + 5 * np.arange(20) / 19) / (kernel @ total + 5)
+
+
+def support_of(table: Floats, score: Floats) -> Floats:
+    """The table's entry of each confidence, (N,)."""
+    return table[_score_bin(score)]
+
+
+def _score_bin(score: Floats) -> Ints:
+    return np.clip((score * 20).astype(np.int64), 0, 19)
 
 
 def _window_mean(members: Members, where: Ints, past: Ints, future: Ints, value: Floats) -> Floats:
@@ -226,7 +237,7 @@ def _window_max(members: Members, where: Ints, past: Ints, future: Ints, value: 
 def _detection_features(
     clip: Clip, members: Members, where: Ints, past: Ints, future: Ints, tail: Ends, head: Ends
 ) -> NDArray[np.float32]:
-    lasting = support(clip, past, future)
+    lasting = support_of(support_table(clip, past, future), clip.score)
     jump = np.linalg.norm(tail.position[:, 0] - head.position[:, 0], axis=1) / tail.height
     speed = np.linalg.norm(tail.velocity[:, 1], axis=1) / tail.height
 
@@ -282,7 +293,7 @@ def tracklet_nodes(clip: Clip, node: Ints, lasting: Floats) -> tuple[Nodes, Memb
     looks = _looks(clip, members)
     x = _tracklet_features(clip, members, tail, head, lasting)
     nodes = Nodes(
-        tail, head, members.first, members.last, members.count, members.count, looks[0], looks[1], looks[2], x
+        node, tail, head, members.first, members.last, members.count, members.count, looks[0], looks[1], looks[2], x
     )
     return nodes, members
 
@@ -431,6 +442,33 @@ def edge_geometry(nodes: Nodes, edge: Ints, motion: SceneMotion, clip: Clip) -> 
     )
 
 
+def _on_the_way(clip: Clip, nodes: Nodes, edge: Ints, gap: Ints, met_a: Floats, met_b: Floats) -> tuple[Floats, Floats]:
+    """What the detector saw where the person should be in the middle of the gap. Two (E,), 0 for gaps of one frame.
+
+    The largest share of the predicted box that a nearer box covers (then it is no wonder that nothing was seen), and
+    the largest IoU with any box (then somebody else, or a box left out, is there).
+    """
+    hidden, clash = np.zeros(len(edge)), np.zeros(len(edge))
+    some = np.flatnonzero(gap > 1)
+    frame = (nodes.tail.frame[edge[some, 0]] + gap[some] // 2).astype(np.int64)
+    start, count = clip.frame_start[frame], clip.frame_start[frame + 1] - clip.frame_start[frame]
+    box = (met_a[some] + met_b[some]) / 2
+    for part in batches(count, PAIR_LIMIT):
+        every = np.arange(part.start, part.stop)
+        e, row = pair_ranges(every, np.ones(len(every), np.int64), start[part], count[part])
+        half = (box[e, 2:] + clip.box[row, 2:]) / 2
+        apart = np.abs(box[e, :2] - clip.box[row, :2])
+        near = np.flatnonzero((apart < half).all(1))
+        e, row = e[near], row[near]
+        lap = np.minimum(half[near] - apart[near], np.minimum(box[e, 2:], clip.box[row, 2:]))
+        inter = lap.prod(1)
+        mine, other = box[e, 2:].prod(1), clip.box[row, 2:].prod(1)
+        np.maximum.at(clash, some[e], inter / (mine + other - inter))
+        nearer = clip.box[row, 1] + clip.box[row, 3] / 2 > box[e, 1] + box[e, 3] / 2
+        np.maximum.at(hidden, some[e[nearer]], inter[nearer] / mine[nearer])
+    return hidden, clash
+
+
 def _appearance(nodes: Nodes, edge: Ints) -> tuple[Floats, Floats, Floats]:
     """Cosine distance near the ends and of the means, and whether both nodes have an appearance. Three (E,)."""
     if nodes.look_tail is None or nodes.look_head is None or nodes.look_mean is None:
@@ -443,10 +481,21 @@ def _appearance(nodes: Nodes, edge: Ints) -> tuple[Floats, Floats, Floats]:
     return np.where(known, near, 0.0), np.where(known, mean, 0.0), known.astype(np.float64)
 
 
-def build(nodes: Nodes, edge: Ints, motion: SceneMotion, clip: Clip) -> Graph:
-    """Edge features of candidate edges; see the code's comments for what each group tells."""
+def build(nodes: Nodes, edge: Ints, motion: SceneMotion, clip: Clip, continued: Floats | None = None) -> Graph:
+    """Edge features of candidate edges; see the code's comments for what each group tells.
+
+    Args:
+        nodes: of the level.
+        edge: (E, 2) candidate edges.
+        motion: the scene's prediction errors.
+        clip: the boxes.
+        continued: (E,) for edges that lower levels have already decided for through contested boxes, the largest
+            overlap on the way; 0 for all others.
+    """
     if not len(edge):
-        return Graph(nodes.x, edge, np.zeros((0, EDGE_FEATURES), np.float32), np.zeros(0), np.zeros(0, np.int64))
+        return Graph(
+            nodes.node, nodes.x, edge, np.zeros((0, EDGE_FEATURES), np.float32), np.zeros(0), np.zeros(0, np.int64)
+        )
     a, b = edge.T
     g = edge_geometry(nodes, edge, motion, clip)
     tail, head = nodes.tail.select(a), nodes.head.select(b)
@@ -476,6 +525,8 @@ def build(nodes: Nodes, edge: Ints, motion: SceneMotion, clip: Clip) -> Graph:
     margin_a = np.where(known > 0, best_alternative(a, np.where(known > 0, look, 4.0), 4.0)[1] - look, 0.0)
     margin_b = np.where(known > 0, best_alternative(b, np.where(known > 0, look, 4.0), 4.0)[1] - look, 0.0)
     last, first = nodes.last[a], nodes.first[b]
+    contest = np.zeros(len(edge)) if continued is None else continued
+    hidden, clash = _on_the_way(clip, nodes, edge, g.gap, met_a, met_b)
     columns = [
         # when
         np.log(g.gap),
@@ -517,6 +568,11 @@ def build(nodes: Nodes, edge: Ints, motion: SceneMotion, clip: Clip) -> Graph:
         np.clip(other_b - g.cost, -NO_ALTERNATIVE, NO_ALTERNATIVE) / 4,
         rank_a == 0,
         rank_b == 0,
+        # what lies on the way
+        contest > 0,
+        contest,
+        hidden,
+        clash,
         # how it looks
         near * 3,
         mean * 3,
@@ -526,7 +582,4 @@ def build(nodes: Nodes, edge: Ints, motion: SceneMotion, clip: Clip) -> Graph:
     ]
     attr = np.stack([np.asarray(column, np.float32) for column in columns], axis=1)
     assert attr.shape[1] == EDGE_FEATURES, attr.shape
-    return Graph(nodes.x, edge, attr, g.cost, g.gap)
-
-
-__all__ = ["Graph", "Nodes", "adjacent_pairs", "build", "chains", "detection_nodes", "prior_error", "support"]
+    return Graph(nodes.node, nodes.x, edge, attr, g.cost, g.gap)

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spam_cvat.annotation import Level
-from spam_cvat.answers import Clamps
 from spam_cvat.hierarchy import graph as graphs
 from spam_cvat.hierarchy.assignment import FORCED, Guard, follow, marginals, round_links
 from spam_cvat.hierarchy.geometry import Clip
@@ -24,6 +23,9 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 EXTENTS = (2, 4, 8, 16, 32, 64, 128, 256, 512)
+# Number under which untangling is calibrated, and the one of the final tracks' gate.
+UNTANGLE_LEVEL = len(EXTENTS)
+FINAL_LEVEL = len(EXTENTS) + 1
 
 
 class Scorer(Protocol):
@@ -54,6 +56,33 @@ class Policy:
     link: float = 0.0
 
 
+# Level after which crossings are untangled for the first time; they are once more at the end.
+UNTANGLE_AFTER = 3
+UNTANGLE_EXTENT = 64
+# Boxes this much overlapped by another tracklet are contested, at most so many seconds to either side of the closest
+# contact; contests closer together than the second number are one.
+CONTESTED = 0.4
+CONTEST_SECONDS = 0.6
+CONTEST_JOIN_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """Tracklets cut where they were too close to others to be told apart.
+
+    Attributes:
+        segment: (N,) part of a tracklet that each row is in, cut at the closest contact; numbered by first row.
+        clear: (N,) the same without the contested rows, -1 there.
+        link: (K, 2) segments that were one.
+        contest: (K,) largest overlap between them.
+    """
+
+    segment: Ints
+    clear: Ints
+    link: Ints
+    contest: Floats
+
+
 @dataclass(frozen=True)
 class ClipResult:
     """One clip, linked.
@@ -64,7 +93,7 @@ class ClipResult:
         track_gate: (T,) log odds of each identity by the last level.
         levels: records of all levels.
         motion: the scene's prediction errors.
-        lasting: (N,) support, see :func:`graph.support`.
+        support: (20,) what a confidence is worth in this clip, see :func:`graph.support_table`.
     """
 
     node: Ints
@@ -72,23 +101,41 @@ class ClipResult:
     track_gate: Floats
     levels: tuple[Level, ...]
     motion: SceneMotion
-    lasting: Floats
+    support: Floats
+
+    def support_of(self, score: Floats) -> Floats:
+        """What confidences are worth in this clip, (N,)."""
+        return graphs.support_of(self.support, score)
 
 
 def run_clip(
-    clip: Clip, clamps: Clamps, scorer: Scorer, policy: Policy, extents: Sequence[int] = EXTENTS
+    clip: Clip,
+    gate_answers: NDArray[np.int8],
+    guard: Guard,
+    scorer: Scorer,
+    policy: Policy,
+    extents: Sequence[int] = EXTENTS,
 ) -> ClipResult:
-    """Link one clip through all levels."""
-    guard = Guard(clamps, clip.frame)
+    """Link one clip through all levels.
+
+    Args:
+        clip: the boxes.
+        gate_answers: (N,) 1 a human said real, 0 said not real (or it is no candidate), -1 nobody said.
+        guard: what humans said of identities in this clip.
+        scorer: turns features into logits.
+        policy: when links are taken.
+        extents: of the levels.
+    """
     pairs = graphs.adjacent_pairs(clip)
     nodes, _, motion = graphs.detection_nodes(clip, graphs.chains(clip, pairs))
-    lasting = graphs.support(clip, nodes.past, nodes.future)
+    support = graphs.support_table(clip, nodes.past, nodes.future)
+    lasting = graphs.support_of(support, clip.score)
     whole = graphs.build(nodes, pairs, motion, clip)
     gate, logit = scorer.detections(whole)
-    keep = ((gate > policy.gate) | (clamps.gate == 1)) & (clamps.gate != 0)
+    keep = ((gate > policy.gate) | (gate_answers == 1)) & (gate_answers != 0)
     alive = keep[pairs].all(1)
     node = np.where(keep, np.arange(len(clip)), -1)
-    levels = []
+    levels: list[Level] = []
     node, record = _link(node, pairs[alive], logit[alive], policy.first_link, guard, scorer, 0, extents[0])
     levels.append(record)
     track_gate = np.zeros(0)
@@ -98,10 +145,14 @@ def run_clip(
         track_gate, logit = scorer.tracklets(graph, level)
         node, record = _link(node, graph.edge, logit, policy.link, guard, scorer, level, extent)
         levels.append(record)
+        if level in (UNTANGLE_AFTER, len(extents) - 1):
+            node = untangle(clip, node, lasting, motion, gate_answers == 1, guard, scorer, policy, levels)
+    node = compact(guard.join(node))
+    guard.absorb(node)
     final, _ = graphs.tracklet_nodes(clip, node, lasting)
     empty = graphs.build(final, np.zeros((0, 2), np.int64), motion, clip)
-    track_gate, _ = scorer.tracklets(empty, len(extents))
-    return ClipResult(node, gate, track_gate, tuple(levels), motion, lasting)
+    track_gate, _ = scorer.tracklets(empty, FINAL_LEVEL)
+    return ClipResult(node, gate, track_gate, tuple(levels), motion, support)
 
 
 def tracklet_graph(
@@ -117,6 +168,114 @@ def tracklet_graph(
         pairs = np.unique(np.concatenate([pairs, forced]), axis=0)
         pairs = pairs[guard.allowed(node, pairs)]
     return graphs.build(nodes, pairs, motion, clip)
+
+
+def cut_contests(clip: Clip, node: Ints, fixed: NDArray[np.bool_]) -> Cuts:
+    """Cut tracklets at close contacts; ``fixed`` (N,) rows are not cut out of what they are in."""
+    members = Members.of(node)
+    owner = node[members.row]
+    a, b = clip.pairs.T
+    meet = (node[a] >= 0) & (node[b] >= 0) & (node[a] != node[b]) & (clip.pair_iou > CONTESTED)
+    overlap = np.zeros(len(clip))
+    np.maximum.at(overlap, a[meet], clip.pair_iou[meet])
+    np.maximum.at(overlap, b[meet], clip.pair_iou[meet])
+    # Contests: runs of contested rows of a tracklet, short breaks included.
+    spot = np.flatnonzero(overlap[members.row] > 0)
+    if not len(spot):
+        return Cuts(node, node, np.zeros((0, 2), np.int64), np.zeros(0))
+    frame = clip.frame[members.row]
+    breaks = (np.diff(owner[spot]) != 0) | (np.diff(frame[spot]) > max(CONTEST_JOIN_SECONDS * clip.fps, 1))
+    run = np.concatenate([[0], np.cumsum(breaks)])
+    order = np.lexsort((-overlap[members.row[spot]], run))
+    first = np.flatnonzero(np.diff(run[order], prepend=-1))
+    peak = spot[order[first]]  # entry of members.row with the closest contact of each run
+    low, high = spot[np.flatnonzero(np.diff(run, prepend=-1))], spot[np.flatnonzero(np.diff(run, append=run[-1] + 1))]
+    reach = max(CONTEST_SECONDS * clip.fps, 1)
+    position = np.arange(len(members.row))
+    start, stop = members.start[owner], members.start[owner] + members.count[owner]
+    # Narrow each run to the reach around its peak, in entries.
+    inside = np.zeros(len(members.row) + 1, np.int64)
+    key = owner.astype(np.int64) * (clip.num_frames + 1) + frame
+    low = np.maximum(low, np.searchsorted(key, key[peak] - reach))
+    high = np.minimum(high, np.searchsorted(key, key[peak] + reach, side="right") - 1)
+    low, high = np.maximum(low, start[peak]), np.minimum(high, stop[peak] - 1)
+    # Both sides need clear boxes, and what humans said stays together.
+    held = np.concatenate([[0], np.cumsum(fixed[members.row])])
+    good = (low - start[peak] >= 2) & (stop[peak] - 1 - high >= 2) & (held[high + 1] == held[low])
+    low, high, peak = low[good], high[good], peak[good]
+    np.add.at(inside, low, 1)
+    np.add.at(inside, high + 1, -1)
+    contested = np.cumsum(inside[:-1]) > 0
+    # A segment needs a clear box; where contests leave none between them, the later cut is not made.
+    cut = np.zeros(len(members.row), np.int64)
+    cut[np.minimum(peak + 1, len(cut) - 1)] = 1
+    cut[members.start] = 0
+    number = np.cumsum(cut + np.isin(position, members.start)) - 1
+    clear = np.bincount(number[~contested], minlength=int(number[-1]) + 1)
+    empty = clear[number] == 0
+    segment = np.full(len(clip), -1, np.int64)
+    segment[members.row] = number
+    bright = segment.copy()
+    bright[members.row[contested & ~empty]] = -1
+    joint = np.flatnonzero(cut)
+    link = np.stack([number[joint - 1], number[joint]], axis=1)
+    return Cuts(segment, bright, link, overlap[members.row[np.maximum(joint - 1, 0)]])
+
+
+def untangle(
+    clip: Clip,
+    node: Ints,
+    lasting: Floats,
+    motion: SceneMotion,
+    fixed: NDArray[np.bool_],
+    guard: Guard,
+    scorer: Scorer,
+    policy: Policy,
+    levels: list[Level],
+) -> Ints:
+    """Cut tracklets at close contacts and link the parts anew, judged by the clear boxes on both sides.
+
+    Bottom-up merging never takes a link back, and most wrong links join neighbouring frames of people who cross. Seen
+    from clear boxes before and after, with motion on both sides, the same question is easier. The former link is a
+    candidate too, and the network is told so. Appends the level's record; returns (N,) nodes.
+    """
+    cuts = cut_contests(clip, node, fixed)
+    if not len(cuts.link):
+        return node
+    segment, clear = cuts.segment, cuts.clear
+    nodes, _ = graphs.tracklet_nodes(clip, clear, lasting)
+    total = int(segment.max()) + 1
+    pairs = graphs.tracklet_pairs(nodes, motion, clip, UNTANGLE_EXTENT)
+    opened, begun = np.zeros(total, bool), np.zeros(total, bool)
+    opened[cuts.link[:, 0]] = begun[cuts.link[:, 1]] = True
+    pairs = pairs[opened[pairs[:, 0]] | begun[pairs[:, 1]]]
+    code = np.unique(np.concatenate([pairs, cuts.link]) @ np.array([total, 1]))
+    pairs = np.stack([code // total, code % total], axis=1)
+    if guard:
+        pairs = pairs[guard.allowed(segment, pairs) | _rows_in(pairs, cuts.link, total)]
+    former = np.argsort(cuts.link @ np.array([total, 1]))
+    place = np.searchsorted(cuts.link[former] @ np.array([total, 1]), pairs @ np.array([total, 1]))
+    place = former[np.minimum(place, len(former) - 1)]
+    continued = np.where((cuts.link[place] == pairs).all(1), cuts.contest[place], 0.0)
+    graph = graphs.build(nodes, pairs, motion, clip, continued)
+    _, logit = scorer.tracklets(graph, UNTANGLE_LEVEL)
+    merged, record = _link(segment, pairs, logit, policy.link, guard, scorer, UNTANGLE_LEVEL, UNTANGLE_EXTENT)
+    levels.append(record)
+    return _one_box_a_frame(clip, merged, segment, clear >= 0)
+
+
+def _one_box_a_frame(clip: Clip, node: Ints, segment: Ints, clear: NDArray[np.bool_]) -> Ints:
+    """Where two joined segments both have a box in a frame, a contested one is left out. (N,) nodes.
+
+    That happens when two people swap partners and were cut at slightly different frames. Clear boxes of joined segments
+    never share a frame, and what humans said real is never contested.
+    """
+    rows = np.flatnonzero(node >= 0)
+    order = rows[np.lexsort((segment[rows], ~clear[rows], clip.frame[rows], node[rows]))]
+    twin = (np.diff(node[order], prepend=-2) == 0) & (np.diff(clip.frame[order], prepend=-2) == 0)
+    out = node.copy()
+    out[order[twin]] = -1
+    return compact(out)
 
 
 def _link(

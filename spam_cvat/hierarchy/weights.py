@@ -1,0 +1,179 @@
+"""Weights on disk and the scorer made of them.
+
+A file is an uncompressed-name ``.npz`` without pickles: the two networks' tensors in half precision, a JSON header with
+their sizes, the calibration of every level, and how they were trained.
+"""
+
+import hashlib
+import io
+import json
+import zipfile
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from spam_cvat.errors import InputError
+from spam_cvat.hierarchy.calibration import logit, sigmoid
+from spam_cvat.hierarchy.graph import Graph
+from spam_cvat.hierarchy.network import GraphNetwork, NetworkConfig
+
+Floats = NDArray[np.float64]
+
+FORMAT = 1
+SHIPPED = "gate-and-links.npz"
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Slopes and offsets on the logit scale.
+
+    Attributes:
+        edge: per level, of the network's edge logits.
+        joint: per level, of the marginals under the constraints.
+        gate: of the detections' gate.
+        track: of the tracks' gate.
+    """
+
+    edge: tuple[tuple[float, float], ...] = ((1.0, 0.0),)
+    joint: tuple[tuple[float, float], ...] = ((1.0, 0.0),)
+    gate: tuple[float, float] = (1.0, 0.0)
+    track: tuple[float, float] = (1.0, 0.0)
+
+    @classmethod
+    def identity(cls, levels: int) -> "Calibration":
+        """Outputs as they are, at so many levels."""
+        return cls(((1.0, 0.0),) * levels, ((1.0, 0.0),) * levels)
+
+
+@dataclass(frozen=True)
+class NetworkScorer:
+    """The trained networks behind the scorer's interface.
+
+    Attributes:
+        first: network of level 0.
+        shared: network of the levels above.
+        calibration: what makes their outputs probabilities.
+        digest: SHA-256 of the file, for an annotation's provenance.
+        training: how they were trained.
+    """
+
+    first: GraphNetwork
+    shared: GraphNetwork
+    calibration: Calibration = field(default_factory=Calibration)
+    digest: str = ""
+    training: dict[str, Any] = field(default_factory=dict)
+
+    def detections(self, graph: Graph) -> tuple[Floats, Floats]:
+        """Level 0: calibrated logits of nodes and edges."""
+        node, edge = _run(self.first, graph)
+        return _affine(node, self.calibration.gate), _affine(edge, self.calibration.edge[0])
+
+    def tracklets(self, graph: Graph, level: int) -> tuple[Floats, Floats]:
+        """Levels 1 and up: calibrated logits of nodes and edges."""
+        node, edge = _run(self.shared, graph)
+        return _affine(node, self.calibration.track), _affine(edge, _at(self.calibration.edge, level))
+
+    def calibrate(self, probability: Floats, level: int) -> Floats:
+        """Marginals under the constraints, calibrated."""
+        return sigmoid(_affine(logit(probability), _at(self.calibration.joint, level)))
+
+
+def _at(table: tuple[tuple[float, float], ...], level: int) -> tuple[float, float]:
+    return table[min(level, len(table) - 1)]
+
+
+def _affine(value: Floats, terms: tuple[float, float]) -> Floats:
+    return terms[0] * value + terms[1]
+
+
+def _run(network: GraphNetwork, graph: Graph) -> tuple[Floats, Floats]:
+    with torch.inference_mode():
+        node, edge = network(
+            torch.from_numpy(graph.x),
+            torch.from_numpy(np.ascontiguousarray(graph.edge.T)),
+            torch.from_numpy(graph.attr),
+        )
+    return node.double().numpy(), edge.double().numpy()
+
+
+def to_bytes(scorer: NetworkScorer) -> bytes:
+    """The file's content; equal weights give equal bytes."""
+    header = {
+        "format": "spam-cvat hierarchy weights",
+        "version": FORMAT,
+        "first": asdict(scorer.first.config),
+        "shared": asdict(scorer.shared.config),
+        "calibration": asdict(scorer.calibration),
+        "training": scorer.training,
+    }
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        _member(archive, "header.json", json.dumps(header, indent=1, sort_keys=True).encode())
+        for name, network in (("first", scorer.first), ("shared", scorer.shared)):
+            for key, tensor in network.state_dict().items():
+                stream = io.BytesIO()
+                np.lib.format.write_array(stream, tensor.numpy().astype(np.float32), allow_pickle=False)
+                _member(archive, f"{name}/{key}.npy", stream.getvalue())
+    return buffer.getvalue()
+
+
+def _member(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
+    # A fixed date: the bytes depend on the weights alone.
+    archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), data, zipfile.ZIP_DEFLATED)
+
+
+def from_bytes(data: bytes, name: str = "weights") -> NetworkScorer:
+    """Read a file's content; ``name`` stands in messages.
+
+    Raises:
+        InputError: these are no weights of this program's version, or the file is damaged.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            header = json.loads(archive.read("header.json"))
+            if header.get("format") != "spam-cvat hierarchy weights" or header.get("version") != FORMAT:
+                raise InputError(f"{name}: not hierarchy weights of format {FORMAT}; train them with this program")
+            networks = []
+            for part in ("first", "shared"):
+                network = GraphNetwork(NetworkConfig(**header[part]))
+                state = {}
+                for key in network.state_dict():
+                    with archive.open(f"{part}/{key}.npy") as stream:
+                        state[key] = torch.from_numpy(np.lib.format.read_array(stream, allow_pickle=False))
+                network.load_state_dict(state)
+                networks.append(network.eval())
+        terms = header["calibration"]
+        calibration = Calibration(
+            tuple((a, b) for a, b in terms["edge"]),
+            tuple((a, b) for a, b in terms["joint"]),
+            (terms["gate"][0], terms["gate"][1]),
+            (terms["track"][0], terms["track"][1]),
+        )
+    except (zipfile.BadZipFile, KeyError, ValueError, TypeError, RuntimeError, EOFError) as error:
+        raise InputError(f"{name}: damaged or not hierarchy weights ({error})") from error
+    return NetworkScorer(networks[0], networks[1], calibration, hashlib.sha256(data).hexdigest(), header["training"])
+
+
+@lru_cache(maxsize=2)
+def _load(path: str | None, changed: int) -> NetworkScorer:
+    if path is None:
+        return from_bytes((files("spam_cvat.weights") / SHIPPED).read_bytes(), SHIPPED)
+    return from_bytes(Path(path).read_bytes(), path)
+
+
+def load(path: Path | None = None) -> NetworkScorer:
+    """The weights of a file, or the shipped ones.
+
+    Raises:
+        InputError: the file cannot be read or holds no weights.
+    """
+    try:
+        return _load(None if path is None else str(path), 0 if path is None else Path(path).stat().st_mtime_ns)
+    except OSError as error:
+        raise InputError(f"{path or SHIPPED}: cannot read the weights: {error.strerror or error}") from error

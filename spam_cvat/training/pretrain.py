@@ -1,0 +1,426 @@
+"""Pretraining of gate and links on generated scenes alone: ``spam-cvat train gate-and-links``.
+
+In: a seed. Out: a weights file. Nothing of any data set enters.
+
+Networks are trained on the graphs they will meet: each round generates scenes, runs the hierarchy on them with the
+scorer at hand (first plain geometry, then the networks trained so far), and adds every level's graph with the true
+labels to the pool; so higher levels see tracklets with the lower levels' own mistakes (dataset aggregation, Ross et
+al., AISTATS 2011). No gradient passes through the rounding. The last scenes are held out and calibrate the outputs.
+
+An edge is true when its two ends belong to one person and no other tracklet of that person lies between; a detection
+is real when it is the one box of a person, a tracklet when most of its boxes are.
+"""
+
+import logging
+import multiprocessing
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from spam_cvat.answers import Clamps
+from spam_cvat.hierarchy import graph as graphs
+from spam_cvat.hierarchy.assignment import Guard, People, marginals
+from spam_cvat.hierarchy.calibration import fit_platt, logit
+from spam_cvat.hierarchy.geometry import Clip
+from spam_cvat.hierarchy.graph import Graph
+from spam_cvat.hierarchy.levels import FINAL_LEVEL, UNTANGLE_LEVEL, GeometryScorer, Policy, Scorer, run_clip
+from spam_cvat.hierarchy.motion_fit import Members
+from spam_cvat.hierarchy.network import GraphNetwork, NetworkConfig
+from spam_cvat.hierarchy.weights import Calibration, NetworkScorer, from_bytes, to_bytes
+from spam_cvat.training.synthetic import Scene, generate_scene, random_config
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """How long and on what.
+
+    Attributes:
+        detection_scenes: scenes whose level 0 trains the first network.
+        detection_epochs: passes over them.
+        rounds: scenes of each round of the shared network; the first is linked by the first network and geometry,
+            the later ones by both networks.
+        epochs: passes over a round's graphs (those of the round before are mixed in).
+        held_out: scenes for calibration, for each of the networks.
+        frames: shortest and longest scene.
+        max_boxes: scenes with more candidates are cut short, so that no scene costs too much.
+        learning_rate: at the start; it falls to a hundredth along a cosine.
+        batch: graphs a step at level 0; small graphs are taken six times as many.
+        workers: processes that make scenes.
+    """
+
+    detection_scenes: int = 320
+    detection_epochs: int = 5
+    rounds: tuple[int, ...] = (200, 400)
+    epochs: tuple[int, ...] = (4, 8)
+    held_out: int = 80
+    frames: tuple[int, int] = (60, 240)
+    max_boxes: int = 2500
+    learning_rate: float = 3e-3
+    batch: int = 4
+    workers: int = 2
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One level's graph with its labels.
+
+    Attributes:
+        graph: the graph.
+        level: its level; the one past the last holds the final tracks and no edges.
+        real: (T,) float32, 1 real, 0 not, NaN where neither can be said.
+        same: (E,) bool, the edge is true.
+    """
+
+    graph: Graph
+    level: int
+    real: NDArray[np.float32]
+    same: NDArray[np.bool_]
+
+
+class Recorder:
+    """A scorer that keeps every graph it is asked about."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        """``scorer`` answers."""
+        self.scorer = scorer
+        self.seen: list[tuple[Graph, int]] = []
+
+    def detections(self, graph: Graph) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Level 0."""
+        self.seen.append((graph, 0))
+        return self.scorer.detections(graph)
+
+    def tracklets(self, graph: Graph, level: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Levels above."""
+        self.seen.append((graph, level))
+        return self.scorer.tracklets(graph, level)
+
+    def calibrate(self, probability: NDArray[np.float64], level: int) -> NDArray[np.float64]:
+        """As the scorer does."""
+        return self.scorer.calibrate(probability, level)
+
+
+def training_scene(seed: int, config: PretrainConfig) -> tuple[Clip, NDArray[np.int64]]:
+    """A clip of a random scene and the true identity per row; varied in what a user might bring.
+
+    Detections start at different thresholds, the camera's motion is unknown for some.
+    """
+    rng = np.random.default_rng([seed, 77])
+    frames = int(rng.integers(*config.frames))
+    scene: Scene = generate_scene(seed, random_config(rng, frames))
+    threshold = float(rng.choice([0.1, 0.05, 0.2, 0.4], p=[0.7, 0.1, 0.1, 0.1]))
+    rows = np.flatnonzero(scene.detections.score >= threshold)
+    detections, identity = scene.detections.select(rows), scene.identity[rows].astype(np.int64)
+    warps = None if rng.random() < 0.15 else scene.warps.astype(np.float64)
+    if len(detections) > config.max_boxes:
+        stop = int(np.searchsorted(detections.frame_start, config.max_boxes))
+        detections = detections.window(0, stop)
+        identity, warps = identity[: len(detections)], None if warps is None else warps[:stop]
+    return Clip.create(detections, warps), identity
+
+
+def samples_of(clip: Clip, identity: NDArray[np.int64], scorer: Scorer) -> list[Sample]:
+    """Every level's graph of one clip, with labels."""
+    recorder = Recorder(scorer)
+    none = Clamps.none(len(clip))
+    run_clip(clip, none.gate, Guard(People(none, clip.frame), clip.frame), recorder, Policy())
+    out = []
+    for graph, level in recorder.seen:
+        real = identity > 0 if level == 0 else _majority(graph.node, identity)
+        same = true_edges(graph.edge, graph.node, clip.frame, identity)
+        slim = replace(graph, node=np.zeros(0, np.int64))
+        out.append(Sample(slim, level, real.astype(np.float32), same))
+    return out
+
+
+def _majority(node: NDArray[np.int64], identity: NDArray[np.int64]) -> NDArray[np.bool_]:
+    members = Members.of(node)
+    real = np.bincount(node[node >= 0], weights=(identity > 0)[node >= 0], minlength=len(members))
+    return real >= 0.5 * members.count
+
+
+def true_edges(
+    edge: NDArray[np.int64], node: NDArray[np.int64], frame: NDArray[np.int64], identity: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Which edges join successive tracklets of one person, (E,).
+
+    A tracklet's identity is that of its end: of its last (or first) three boxes the most frequent one, so that an edge
+    is judged by the boxes it joins even where the tracklet has a mistake further inside.
+    """
+    members = Members.of(node)
+    if not len(edge):
+        return np.zeros(0, bool)
+    tail, head = _end_identity(members, identity, -1), _end_identity(members, identity, 1)
+    end, begin = frame[members.last], frame[members.first]
+    a, b = edge.T
+    same = (tail[a] == head[b]) & (tail[a] > 0)
+    # The next tracklet that starts with this person, and the previous one that ends with it.
+    span = int(frame.max(initial=0)) + 2
+    starts = np.sort(head * span + begin)
+    ends = np.sort(tail * span + end)
+    after = np.searchsorted(starts, tail * span + end, side="right")
+    before = np.searchsorted(ends, head * span + begin, side="left") - 1
+    following = starts[np.minimum(after, len(starts) - 1)]
+    previous = ends[np.maximum(before, 0)]
+    return same & (following[a] == head[b] * span + begin[b]) & (previous[b] == tail[a] * span + end[a])
+
+
+def _end_identity(members: Members, identity: NDArray[np.int64], direction: int) -> NDArray[np.int64]:
+    base = members.start if direction > 0 else members.start + members.count - 1
+    picks = []
+    for k in range(3):
+        step = np.minimum(k, members.count - 1)
+        picks.append(identity[members.row[base + direction * step]])
+    first, second, third = picks
+    return np.where((second == third) & (second > 0), second, first)
+
+
+def first_samples(clip: Clip, identity: NDArray[np.int64]) -> list[Sample]:
+    """The graph of level 0 alone, with labels."""
+    pairs = graphs.adjacent_pairs(clip)
+    nodes, _, motion = graphs.detection_nodes(clip, graphs.chains(clip, pairs))
+    graph = graphs.build(nodes, pairs, motion, clip)
+    same = true_edges(graph.edge, graph.node, clip.frame, identity)
+    return [Sample(replace(graph, node=np.zeros(0, np.int64)), 0, (identity > 0).astype(np.float32), same)]
+
+
+@dataclass(frozen=True)
+class Halfway:
+    """The first network at level 0, geometry above: who links the shared network's first round."""
+
+    first: NetworkScorer
+    above: GeometryScorer
+
+    def detections(self, graph: Graph) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Level 0."""
+        return self.first.detections(graph)
+
+    def tracklets(self, graph: Graph, level: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Levels above."""
+        return self.above.tracklets(graph, level)
+
+    def calibrate(self, probability: NDArray[np.float64], level: int) -> NDArray[np.float64]:
+        """As they are."""
+        return probability
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a worker makes: a scene's samples up to a stage ("first", "halfway", "both")."""
+
+    seed: int
+    config: PretrainConfig
+    stage: str
+    weights: bytes
+
+
+def make(task: Task) -> list[Sample]:
+    """Samples of one scene; level 0 is left out after the first stage."""
+    torch.set_num_threads(1)
+    clip, identity = training_scene(task.seed, task.config)
+    if len(clip) < 2:
+        return []
+    if task.stage == "first":
+        return first_samples(clip, identity)
+    networks = from_bytes(task.weights)
+    scorer = Halfway(networks, GeometryScorer()) if task.stage == "halfway" else networks
+    return [s for s in samples_of(clip, identity, scorer) if s.level and len(s.graph.x)]
+
+
+def make_pool(seeds: Iterable[int], config: PretrainConfig, stage: str, weights: bytes = b"") -> list[Sample]:
+    """Samples of many scenes, in the order of their seeds whatever the number of workers."""
+    tasks = [Task(seed, config, stage, weights) for seed in seeds]
+    if config.workers <= 1:
+        return [sample for task in tasks for sample in make(task)]
+    with multiprocessing.get_context("spawn").Pool(config.workers) as pool:
+        return [sample for samples in pool.imap(make, tasks, chunksize=4) for sample in samples]
+
+
+@dataclass
+class Trainer:
+    """One network with its optimiser."""
+
+    network: GraphNetwork
+    optimiser: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
+
+    @classmethod
+    def create(cls, network: GraphNetwork, config: PretrainConfig, steps: int) -> "Trainer":
+        """AdamW with a cosine over all steps of all rounds."""
+        optimiser = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=1e-4)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(steps, 1), config.learning_rate / 100)
+        return cls(network, optimiser, schedule)
+
+    def step(self, batch: Sequence[Sample]) -> float:
+        """One update on a few graphs, laid side by side as one."""
+        x, edge, attr, real, same, node_weight, edge_weight = collate(batch)
+        node, link = self.network(x, edge, attr)
+        loss = (binary_cross_entropy_with_logits(node, real, reduction="none") * node_weight).sum()
+        loss = loss + (binary_cross_entropy_with_logits(link, same, reduction="none") * edge_weight).sum()
+        loss = loss / len(batch)
+        self.optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
+        self.optimiser.step()
+        self.schedule.step()
+        return float(loss.detach())
+
+
+def collate(batch: Sequence[Sample]) -> tuple[torch.Tensor, ...]:
+    """Graphs as one graph, with weights: a graph counts by the root of its size, so that crowds do not drown all."""
+    shift = np.cumsum([0, *(len(s.graph.x) for s in batch)])
+    edge = np.concatenate([s.graph.edge + k for s, k in zip(batch, shift[:-1], strict=True)])
+    real = np.concatenate([s.real for s in batch])
+    known = np.isfinite(real)
+    node_weight = np.concatenate([np.full(len(s.real), 0.1 / np.sqrt(len(s.real) + 10)) for s in batch]) * known
+    edge_weight = np.concatenate([np.full(len(s.same), 0.1 / np.sqrt(len(s.same) + 10)) for s in batch])
+    return (
+        torch.from_numpy(np.concatenate([s.graph.x for s in batch])),
+        torch.from_numpy(np.ascontiguousarray(edge.T)),
+        torch.from_numpy(np.concatenate([s.graph.attr for s in batch])),
+        torch.from_numpy(np.nan_to_num(real)),
+        torch.from_numpy(np.concatenate([s.same for s in batch]).astype(np.float32)),
+        torch.from_numpy(node_weight.astype(np.float32)),
+        torch.from_numpy(edge_weight.astype(np.float32)),
+    )
+
+
+def _batches(pool: Sequence[Sample], size: int, rng: np.random.Generator) -> Iterator[list[Sample]]:
+    order = rng.permutation(len(pool))
+    for start in range(0, len(order), size):
+        yield [pool[i] for i in order[start : start + size]]
+
+
+def set_scale(network: GraphNetwork, pool: Sequence[Sample]) -> None:
+    """Feature statistics of a pool into a network's scales."""
+    x = np.concatenate([s.graph.x for s in pool])
+    attr = np.concatenate([s.graph.attr for s in pool])
+    for scale, values in ((network.node_scale, x), (network.edge_scale, attr)):
+        scale.mean.copy_(torch.from_numpy(values.mean(0)))
+        scale.spread.copy_(torch.from_numpy(values.std(0) + 1e-2))
+
+
+def calibrate(scorer: NetworkScorer, pool: Sequence[Sample]) -> Calibration:
+    """Slopes and offsets from held-out graphs, for the levels that the pool holds; the others stay as they are."""
+    plain = replace(scorer, calibration=Calibration.identity(UNTANGLE_LEVEL + 1))
+    found = scorer.calibration
+    edges, joints = list(found.edge), list(found.joint)
+    gate, track = found.gate, found.track
+    for level in sorted({sample.level for sample in pool}):
+        samples = [sample for sample in pool if sample.level == level]
+        runs = [plain.detections(s.graph) if level == 0 else plain.tracklets(s.graph, level) for s in samples]
+        if level in (0, FINAL_LEVEL):
+            node = np.concatenate([run[0] for run in runs])
+            terms = fit_platt(node, np.concatenate([s.real for s in samples]) > 0.5)
+            gate, track = (terms, track) if level == 0 else (gate, terms)
+        if level == FINAL_LEVEL:
+            continue
+        truth = np.concatenate([s.same for s in samples])
+        edges[level] = fit_platt(np.concatenate([run[1] for run in runs]), truth)
+        slope, offset = edges[level]
+        joint = [
+            marginals(s.graph.edge, slope * run[1] + offset, len(s.graph.x))
+            for s, run in zip(samples, runs, strict=True)
+        ]
+        joints[level] = fit_platt(logit(np.concatenate(joint)), truth)
+    return Calibration(tuple(edges), tuple(joints), gate, track)
+
+
+def pretrain(
+    seed: int,
+    out: Path,
+    config: PretrainConfig | None = None,
+    progress: Callable[[str, float], None] | None = None,
+) -> NetworkScorer:
+    """Train and write the weights.
+
+    Args:
+        seed: of scenes, initial weights and order; the same seed gives the same weights on the same machine.
+        out: file to write.
+        config: how long and on what.
+        progress: called with a stage's name and the share of all work done.
+
+    Returns:
+        The scorer, as :func:`spam_cvat.hierarchy.weights.load` would give it.
+    """
+    config = config or PretrainConfig()
+    report = progress or (lambda stage, share: None)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # sums in one order: the same seed gives the same weights
+    try:
+        scorer = _pretrain(seed, config, report)
+    finally:
+        torch.set_num_threads(threads)
+    data = to_bytes(scorer)
+    out = Path(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_bytes(data)
+    report("done", 1.0)
+    return from_bytes(data, str(out))
+
+
+def _pretrain(seed: int, config: PretrainConfig, report: Callable[[str, float], None]) -> NetworkScorer:
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    base = seed * 1_000_003
+    held = range(base + 500_000, base + 500_000 + config.held_out)
+    facts = {"seed": seed, "stage": "gate-and-links", "scenes": config.detection_scenes + sum(config.rounds)}
+    scorer = NetworkScorer(
+        GraphNetwork(NetworkConfig()),
+        GraphNetwork(NetworkConfig()),
+        Calibration.identity(UNTANGLE_LEVEL + 1),
+        training=facts,
+    )
+    report("level 0: scenes", 0.0)
+    pool = make_pool(range(base, base + config.detection_scenes), config, "first")
+    report("level 0: training", 0.1)
+    set_scale(scorer.first, pool)
+    steps = _steps(len(pool), config.batch) * config.detection_epochs
+    _fit(Trainer.create(scorer.first, config, steps), pool, config.detection_epochs, config.batch, rng, "level 0")
+    scorer = replace(scorer, calibration=calibrate(scorer, make_pool(held, config, "first")))
+    made = base + config.detection_scenes
+    older: list[Sample] = []
+    trainer: Trainer | None = None
+    size = 6 * config.batch
+    share = 0.4 / max(len(config.rounds), 1)
+    for index, (scenes, epochs) in enumerate(zip(config.rounds, config.epochs, strict=True)):
+        report(f"levels above, round {index + 1}: scenes", 0.4 + 1.4 * index * share)
+        stage = "both" if index else "halfway"
+        fresh = make_pool(range(made, made + scenes), config, stage, to_bytes(scorer))
+        made += scenes
+        if trainer is None:
+            set_scale(scorer.shared, fresh)
+            # Later rounds give about as many graphs a scene as the first.
+            scale = len(fresh) / max(scenes, 1)
+            seen = np.cumsum(config.rounds) if len(config.rounds) > 1 else np.array(config.rounds)
+            total = sum(_steps(int(n * scale), size) * e for n, e in zip(seen, config.epochs, strict=True))
+            trainer = Trainer.create(scorer.shared, config, total)
+        report(f"levels above, round {index + 1}: training", 0.4 + 1.4 * (index + 0.4) * share)
+        _fit(trainer, fresh + older, epochs, size, rng, f"levels above, round {index + 1}")
+        older = fresh
+        if index + 1 < len(config.rounds):
+            scorer = replace(scorer, calibration=calibrate(scorer, fresh[:: max(len(fresh) // 1000, 1)]))
+    report("calibration", 0.95)
+    # Twice: what the lower levels decide depends on the calibration that the first pass finds.
+    for _ in range(2):
+        scorer = replace(scorer, calibration=calibrate(scorer, make_pool(held, config, "both", to_bytes(scorer))))
+    return scorer
+
+
+def _steps(graphs_in_pool: int, size: int) -> int:
+    return -(-graphs_in_pool // size)
+
+
+def _fit(trainer: Trainer, pool: Sequence[Sample], epochs: int, size: int, rng: np.random.Generator, name: str) -> None:
+    trainer.network.train()
+    for epoch in range(epochs):
+        losses = [trainer.step(batch) for batch in _batches(pool, size, rng)]
+        log.info("%s, epoch %d of %d: loss %.4f", name, epoch + 1, epochs, np.mean(losses))
+    trainer.network.eval()
