@@ -276,13 +276,11 @@ class VideoFile(BaseVideo):
         stream = _stream(container)
         stream.thread_type = "AUTO"
         pts = self._index.pts
-        if pts is None:
-            yield from enumerate(container.decode(stream))
-            return
-        if key > 0:
+        if key > 0 and pts is not None:
             container.seek(int(pts[key]), stream=stream)
-        for frame in container.decode(stream):
-            yield int(np.searchsorted(pts, frame.pts or 0)), frame
+        frames = (frame for packet in _packets(container, stream) for frame in packet.decode())
+        for count, frame in enumerate(frames):
+            yield count if pts is None else int(np.searchsorted(pts, frame.pts or 0)), frame
 
 
 def _opened(path: Path) -> av.container.InputContainer:
@@ -293,9 +291,11 @@ def _opened(path: Path) -> av.container.InputContainer:
             f"{path}: not a video that can be read ({_reason(error)}); is the file complete? "
             "Give a video file, an image folder or a MOTChallenge sequence"
         ) from error
-    if container.streams.best("video") is None:
+    stream = container.streams.best("video")
+    if stream is None or stream.codec_context is None:
         container.close()
-        raise InputError(f"{path}: there is no video in this file")
+        lacks = "no video in it" if stream is None else "no decoder here for its video"
+        raise InputError(f"{path}: not a video that can be read: there is {lacks}")
     return container
 
 
@@ -303,6 +303,25 @@ def _stream(container: av.container.InputContainer) -> av.VideoStream:
     stream = container.streams.best("video")
     assert isinstance(stream, av.VideoStream)  # _opened has seen to it
     return stream
+
+
+def _packets(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
+    """A stream's packets, the last of them empty, without damaged ones at its end.
+
+    Those would take good frames, still in the decoder, down with them. If there were any, FFmpegError is raised in the
+    end.
+    """
+    damaged: list[av.Packet] = []
+    for packet in container.demux(stream):
+        if packet.is_corrupt:
+            damaged.append(packet)
+            continue
+        if packet.size:
+            yield from damaged
+            damaged = []
+        yield packet
+    if damaged:
+        raise av.error.InvalidDataError(0, "the file ends within a frame")
 
 
 def _reason(error: av.error.FFmpegError) -> str:
@@ -337,7 +356,7 @@ def _index(path: Path, promised: int, head: list[int | None] | None) -> _Index:
     """Number the frames by their packets' time stamps; by decoding where ``head``, the stamps that the first decoded
     frames really carry, contradicts them or is None.
     """
-    stamps, keys, last_dts, broken = _packets(path)
+    stamps, keys, last_dts, broken = _stamps(path)
     pts = np.unique(np.array([stamp for stamp in stamps if stamp is not None], np.int64))
     if head is None or len(pts) != len(stamps) or pts[: len(head)].tolist() != head:
         return _counted(path, promised)
@@ -354,16 +373,14 @@ def _index(path: Path, promised: int, head: list[int | None] | None) -> _Index:
     )
 
 
-def _packets(path: Path) -> tuple[list[int | None], list[int], int | None, bool]:
+def _stamps(path: Path) -> tuple[list[int | None], list[int], int | None, bool]:
     """Time stamps of the packets and of key frames, the last decoding stamp, and whether reading stopped at damage."""
     stamps: list[int | None] = []
     keys: list[int] = []
     last_dts = None
     with _opened(path) as container:
         try:
-            for packet in container.demux(_stream(container)):
-                if packet.is_corrupt:
-                    return stamps, keys, last_dts, True
+            for packet in _packets(container, _stream(container)):
                 if not packet.size or packet.is_discard:
                     continue
                 stamps.append(packet.pts)
@@ -382,16 +399,13 @@ def _counted(path: Path, promised: int) -> _Index:
         stream = _stream(container)
         stream.thread_type = "AUTO"
         try:
-            for packet in container.demux(stream):
-                if packet.is_corrupt:
-                    broken = True
-                    break
+            for packet in _packets(container, stream):
                 frames = len(packet.decode())
                 count += frames
                 flushed = 0 if packet.size else frames
         except av.error.FFmpegError:
             broken = True
-    if _lacking(promised, count):
+    if broken or _lacking(promised, count):
         broken = True
         count -= flushed  # frames the decoder held back when the file ended: one shown before them may be missing
     return _Index(max(promised, count + 1) if broken else count, count, None, np.zeros(1, np.int64))

@@ -7,6 +7,8 @@ import av
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from spam_cvat.errors import InputError
 from spam_cvat.video import ImageFolder, VideoFile, natural_key, open_video, parse_frames
@@ -135,6 +137,41 @@ def test_a_file_with_sound_only_is_refused(tmp_path):
         container.mux(stream.encode(frame))
     with pytest.raises(InputError, match="no video"):
         open_video(path)
+
+
+def test_a_codec_that_nobody_knows_is_named(mp4, tmp_path):
+    path = tmp_path / "unknown.mp4"
+    path.write_bytes(mp4.read_bytes().replace(b"avc1", b"zzz9"))
+    with pytest.raises(InputError, match="no decoder here for its video"):
+        open_video(path)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    kind=st.sampled_from([".mp4", ".avi", ".ts", ".webm"]),
+    cut=st.floats(0.02, 1),
+    flips=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=8),
+)
+def test_damage_of_any_kind_gives_frames_or_one_clear_line(tmp_path_factory, kind, cut, flips):
+    folder = tmp_path_factory.getbasetemp()
+    sound = folder / f"sound{kind}"
+    if not sound.exists():
+        write_video(sound, {".avi": "mpeg4", ".webm": "libvpx"}.get(kind, "libx264"), bf="2", g="12")
+    data = bytearray(sound.read_bytes())
+    del data[int(cut * len(data)) :]
+    for place, byte in flips:
+        data[int(place * len(data))] = byte
+    path = folder / f"damaged{kind}"
+    path.write_bytes(data)
+    message = None
+    try:
+        with open_video(path) as video:
+            for k, image in video.frames():
+                assert 0 <= k < video.info.num_frames
+                assert image.shape == (video.info.height, video.info.width, 3)
+    except InputError as error:
+        message = str(error)
+    assert message is None or ("\n" not in message and str(path) in message)
 
 
 def test_an_address_is_refused():
