@@ -10,8 +10,8 @@ from spam_cvat.tracks import Tracks
 @st.composite
 def boxes(draw, count: int) -> np.ndarray:
     """(count, 4) float32 corners with area, some of them outside the image or with awkward decimals."""
-    coordinate = st.floats(-100, 5000, width=32, allow_subnormal=False)
-    size = st.floats(0.25, 3000, width=32)
+    coordinate = st.floats(-5000, 5000, width=32, allow_subnormal=False)
+    size = st.floats(0.25, 6000, width=32)
     rows = [[draw(coordinate), draw(coordinate), draw(size), draw(size)] for _ in range(count)]
     table = np.array(rows, np.float32).reshape(-1, 4)
     table[:, 2:] += table[:, :2]

@@ -304,14 +304,15 @@ def _write_text(path: str | Path, lines: list[str]) -> None:
 def _exact_xywh(box: NDArray[np.float32]) -> list[str]:
     """Text ``left,top,width,height`` that gives back the very float32 corners, short where a short one does."""
     # The shortest decimals of the corners; their difference has few digits too, after the float noise is cut.
-    short = np.array([[float(str(value)) for value in row] for row in box]).reshape(-1, 4)
-    size = np.round(short[:, 2:] - short[:, :2], 9)
-    exact = box[:, 2:].astype(np.float64) - box[:, :2]
-    size = np.where((short[:, :2] + size).astype(np.float32) == box[:, 2:], size, exact)
-    return [
-        ",".join(f"{value:.15g}" if value == float(f"{value:.15g}") else repr(value) for value in row)
-        for row in np.concatenate([short[:, :2], size], axis=1).tolist()
-    ]
+    left = box[:, :2].astype(str).astype(np.float64)
+    size = np.round(box[:, 2:].astype(str).astype(np.float64) - left, 9)
+    # Where that is not enough (an edge near 0, the other one far from it), all digits of the float32 numbers are.
+    short = (left + size).astype(np.float32) == box[:, 2:]
+    whole = box.astype(np.float64)
+    left, size = np.where(short, left, whole[:, :2]), np.where(short, size, whole[:, 2:] - whole[:, :2])
+    rows = np.concatenate([left, size], axis=1).tolist()
+    # Whole numbers lose their ".0".
+    return [(",".join(map(repr, row)) + ",").replace(".0,", ",")[:-1] for row in rows]
 
 
 def _detection_file(folder: Path, detections: str | Path) -> Path:

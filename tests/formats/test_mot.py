@@ -17,6 +17,7 @@ from spam_cvat.formats.mot import (
     write_detections,
     write_tracks,
 )
+from spam_cvat.tracks import Tracks
 
 VIDEO = VideoInfo("clip", 10, 640, 480, 25)
 INFO = "[Sequence]\nname=clip\nimDir=img1\nframeRate=25\nseqLength=10\nimWidth=640\nimHeight=480\nimExt=.jpg\n"
@@ -45,6 +46,21 @@ def test_tracks_survive_a_round_trip_to_the_last_bit(tmp_path_factory, table):
     back = read_tracks(path, table.video)
     for old, new in zip(columns(table), columns(back), strict=True):
         np.testing.assert_array_equal(old, new)
+
+
+@pytest.mark.parametrize("edges", [(0, 2000, 500), (-1, 1, 1e-3), (-5000, -4990, 5005), (-1e5, 1e5, 3)])
+def test_boxes_of_any_size_and_place_survive_a_round_trip(tmp_path, edges):
+    low, high, size = edges
+    rng = np.random.default_rng(1)
+    box = rng.uniform(low, high, (5000, 4)).astype(np.float32)
+    box[:, 2:] = box[:, :2] + np.float32(size) * rng.uniform(0.01, 1, (5000, 2)).astype(np.float32)
+    box = box[(box[:, 2:] > box[:, :2]).all(1)]
+    video = VideoInfo("clip", len(box), 640, 480)
+    table = Tracks.create(video, np.arange(len(box)), np.ones(len(box)), box, rng.random(len(box)))
+    write_tracks(tmp_path / "out.txt", table)
+    back = read_tracks(tmp_path / "out.txt", video)
+    np.testing.assert_array_equal(back.box, table.box)
+    np.testing.assert_array_equal(back.score, table.score)
 
 
 @settings(max_examples=30, deadline=None)
