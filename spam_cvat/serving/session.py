@@ -17,7 +17,7 @@ import itertools
 import logging
 import math
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from threading import Lock
@@ -48,6 +48,12 @@ SLACK = 3
 
 SEARCH_SECONDS = 40.0
 """How long a session that was begun elsewhere may look for its place."""
+
+QUIET = 20
+"""A cancelled request's loop that still ran would have shown an image among so many of others."""
+
+LATEST = 8
+"""An image that comes again so soon is a cancelled request's that runs beside its successor."""
 
 DIGESTS_KEPT = 20_000
 
@@ -360,6 +366,8 @@ class Session:
         self.video = video
         self.place = 0
         self.anchored = False
+        self.quiet = 0
+        self.latest: deque[str] = deque(maxlen=LATEST)
         self._unchecked: list[_Taken] = []
         self._checked_to = 0
 
@@ -384,6 +392,7 @@ class Session:
         frame = self.video.frames[place]
         seen = None if frame in self.video.harvest else self.video.see(frame, image())
         self._unchecked.append(_Taken(place, digest, seen))
+        self.latest.append(digest)
         self.place = place + 1
         if checked:
             self.settle()
@@ -493,6 +502,8 @@ class Sessions:
             if found is None:
                 return Verdict("plain", "no running request of this function shows this image as its next frame")
             session, place, checked = found
+            if place is None:
+                return Verdict("ignored", f"{session.run.id}: an image that came already")
             if session.run.status != "started":
                 session.place = place + 1
                 return Verdict("ignored", f"{session.run.id} was cancelled: frame {place} of it is not used")
@@ -545,8 +556,8 @@ class Sessions:
             if record["function"]["id"] in self.settings.function_names
         ]
 
-    def _place(self, digest: str, runs: Sequence[Run]) -> tuple[Session, int, bool] | None:
-        """The session whose next frame the image is, its place there, and whether that was checked."""
+    def _place(self, digest: str, runs: Sequence[Run]) -> tuple[Session, int | None, bool] | None:
+        """The session whose frame the image is, its place there (None: it came already), and whether it was checked."""
         self._forget(runs)
         live = [self._candidate(run) for run in runs if run.status == "started"]
         sessions = [candidate.session for candidate in live if candidate.session is not None]
@@ -569,19 +580,28 @@ class Sessions:
                     session, place = places[0]
                     if place == 0 and session.place:
                         session.restart(session.run)
-                    if group is sessions and place > CHECK_EVERY:
-                        self._bury(session.run)
+                    self._bury(dead, session)
                     return session, place, True
         for candidate in live:
             if candidate.error is not None:
                 self._report(candidate.run, "failed", str(candidate.error))
                 raise candidate.error
+        for session in (*sessions, *dead):
+            if digest in session.latest:
+                return session, None, True
+        # Cancelled and asked for again before its first call: nothing tells of it but the queued request.
+        for stray in self._strays([run for run in runs if run.status == "queued" and run.progress is None]):
+            for place in self._expected(stray, digest):
+                return stray, place, True
         return None
 
-    def _bury(self, run: Run) -> None:
-        """Forget the cancelled requests on a task whose new request is well under way."""
-        for key in [key for key in self._open if key[0] == run.id and key != run.key]:
-            self._open.pop(key).video.harvest.flush()
+    def _bury(self, dead: Sequence[Session], shown: Session) -> None:
+        """Forget cancelled requests of which no image has come for long: their loops have ended."""
+        for session in dead:
+            session.quiet = 0 if session is shown else session.quiet + 1
+            if session.quiet > QUIET:
+                session.video.harvest.flush()
+                self._open = {key: other for key, other in self._open.items() if other is not session}
 
     def _candidate(self, run: Run) -> _Candidate:
         session = self._open.get(run.key)
@@ -600,28 +620,39 @@ class Sessions:
 
     def _dead(self, runs: Sequence[Run]) -> list[Session]:
         """Sessions of cancelled requests whose loop may still run, because the task has been asked for again."""
-        listed = {run.id: run for run in runs if run.status != "finished"}
+        listed = {run.id: run for run in runs}
         dead = []
         for session in self._open.values():
             now = listed.get(session.run.id)
             if now is not None and (now.key != session.run.key or now.status != "started"):
                 session.run = replace(session.run, status="cancelled")
                 dead.append(session)
+        # After a restart of ours such a loop shows only as a queued request that makes progress.
         known = {session.run.id for session in dead}
-        for run in listed.values():
-            # After a restart of ours such a loop shows only as a queued request that makes progress.
-            if run.status != "started" and run.progress is not None and run.id not in known:
-                stray = self._candidate(replace(run, enqueued=f"before {run.enqueued}")).session
-                if stray is not None:
-                    stray.run = replace(stray.run, status="cancelled")
-                    dead.append(stray)
-        return dead
+        waiting = [run for run in runs if run.status not in ("started", "finished") and run.progress is not None]
+        return dead + self._strays([run for run in waiting if run.id not in known])
+
+    def _strays(self, waiting: Sequence[Run]) -> list[Session]:
+        """Sessions for cancelled requests that we never saw running, on the tasks of requests that wait."""
+        strays = []
+        for run in waiting:
+            session = self._candidate(replace(run, enqueued=f"before {run.enqueued}")).session
+            if session is not None:
+                session.run = replace(session.run, status="cancelled")
+                strays.append(session)
+        return strays
 
     def _forget(self, runs: Sequence[Run]) -> None:
-        """Let go of sessions whose request has ended; what they saw stays in the store."""
-        alive = {run.id for run in runs if run.status != "finished"}
-        for key in [key for key, session in self._open.items() if session.run.id not in alive]:
-            self._open.pop(key).video.harvest.flush()
+        """Let go of sessions whose request has ended; what they saw stays in the store.
+
+        A request that is gone was cancelled, and its loop ends with the call in flight. One that is listed with another
+        time was asked for again: its loop may run on, even while the other is listed as finished.
+        """
+        listed = {run.id: run for run in runs}
+        for key, session in list(self._open.items()):
+            now = listed.get(session.run.id)
+            if now is None or (now.key == session.run.key and now.status == "finished"):
+                self._open.pop(key).video.harvest.flush()
 
     def _expected(self, session: Session, digest: str) -> Iterator[int]:
         if not session.complete and self._digest(session, session.place) == digest:
