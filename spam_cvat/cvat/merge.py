@@ -34,6 +34,7 @@ from spam_cvat.cvat.spans import (
 
 SAME_BOX = 0.5  # IoU from which a new box and a base or human box speak of one object
 SAME_REMOVED = 0.8  # the same for boxes of a deleted track: withholding somebody else's box costs more there
+VOTING_FRAMES = 400  # frames of a long job by which it is told which tracks go together
 LEAST_SHARE = 0.25  # of an edited track's frames that a new track must share to be its continuation
 
 
@@ -198,8 +199,11 @@ class _New:
     withheld: set[int] = field(default_factory=set)
     target: int | None = None
 
-    def frames(self) -> list[int]:
-        return [int(frame) for frame in self.span.visible if frame not in self.withheld]
+    def frames(self) -> NDArray[np.intp]:
+        """Frames in which it may be shown."""
+        if not self.withheld:
+            return self.span.visible
+        return np.setdiff1d(self.span.visible, sorted(self.withheld))
 
 
 def _heading(track: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -246,8 +250,13 @@ def merge_job(
     foreign = {identity: read_span(track, start, stop) for identity, track in now.items() if identity not in known}
     news = [_New(identity, content, read_span(content, start, stop)) for identity, content in ours]
 
-    lineage = _pairs([new.span for new in news], [*(item.result for item in edited), *removed], SAME_BOX)
-    targets = _matched(news, edited, lineage)
+    targets = _matched(news, edited)
+    decided = np.unique(
+        np.concatenate(
+            [np.zeros(0, np.intp), *(sorted(item.changed) for item in edited), *(s.visible for s in removed)]
+        )
+    ).astype(np.intp)
+    lineage = _pairs([new.span for new in news], [*(item.result for item in edited), *removed], decided)
     kept = {item.base.id for item in edited if item.touched and item.base.id not in targets}
     _withhold_removed(news, lineage, removed, len(edited))
     _withhold_edited(news, edited, lineage)
@@ -256,18 +265,22 @@ def merge_job(
 
 
 def _edited(pushed: Pushed, now: Mapping[str, Any], start: int, stop: int) -> _Edited:
-    before, after = read_span(pushed.content, start, stop), read_span(now, start, stop)
-    changed = {int(frame) for frame in differing_frames(before, after)}
+    before = read_span(pushed.content, start, stop)
+    same = pushed.content.get("shapes") == now.get("shapes")
+    after = before if same else read_span(now, start, stop)
+    changed = set() if same else {int(frame) for frame in differing_frames(before, after)}
     result = before if pushed.ours is None else read_span(pushed.ours, start, stop)
     return _Edited(pushed, now, result, after, frozenset(changed | set(pushed.human)))
 
 
-def _table(spans: Sequence[Span]) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64]]:
-    """All boxes of several tracks, by frame: frame, track index, box."""
-    frames = [span.visible for span in spans]
-    frame = np.concatenate(frames) if frames else np.zeros(0, np.intp)
-    index = np.repeat(np.arange(len(spans)), [len(part) for part in frames])
-    box = np.concatenate([span.box[part - span.start] for span, part in zip(spans, frames, strict=True)] or [_NONE])
+def _table(
+    spans: Sequence[Span], frames: NDArray[np.intp] | None
+) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64]]:
+    """All boxes of several tracks, of some frames alone where given, by frame: frame, track index, box."""
+    parts = [span.visible if frames is None else np.intersect1d(span.visible, frames) for span in spans]
+    frame = np.concatenate(parts) if parts else np.zeros(0, np.intp)
+    index = np.repeat(np.arange(len(spans)), [len(part) for part in parts])
+    box = np.concatenate([span.box[part - span.start] for span, part in zip(spans, parts, strict=True)] or [_NONE])
     order = np.argsort(frame, kind="stable")
     return frame[order], index[order], box[order]
 
@@ -275,27 +288,38 @@ def _table(spans: Sequence[Span]) -> tuple[NDArray[np.intp], NDArray[np.intp], N
 _NONE = np.zeros((0, 4))
 
 
-def _pairs(left: Sequence[Span], right: Sequence[Span], threshold: float) -> NDArray[np.float64]:
-    """One object in two sets of tracks: (K, 4) rows of frame, left index, right index, IoU.
+def _pairs(left: Sequence[Span], right: Sequence[Span], frames: NDArray[np.intp] | None = None) -> NDArray[np.float64]:
+    """One object in two sets of tracks: (K, 4) rows of frame, left index, right index, IoU; in all frames or in some.
 
-    In each frame a left and a right box belong together when each is the other's best overlap and the IoU reaches the
-    threshold; so a box takes part once.
+    In each frame a left and a right box belong together when each is the other's best overlap, and the IoU is at least
+    :data:`SAME_BOX`; so a box takes part once.
     """
-    frame_l, index_l, box_l = _table(left)
-    frame_r, index_r, box_r = _table(right)
-    out = []
+    out = [_NONE]
+    if not left or not right or (frames is not None and not len(frames)):
+        return _NONE
+    frame_l, index_l, box_l = _table(left, frames)
+    frame_r, index_r, box_r = _table(right, frames)
     for frame in np.intersect1d(frame_l, frame_r):
         rows_l = slice(*np.searchsorted(frame_l, [frame, frame + 1]))
         rows_r = slice(*np.searchsorted(frame_r, [frame, frame + 1]))
         iou = iou_matrix(box_l[rows_l], box_r[rows_r])
         best_r, best_l = iou.argmax(1), iou.argmax(0)
-        for i, j in enumerate(best_r):
-            if best_l[j] == i and iou[i, j] >= threshold:
-                out.append((frame, index_l[rows_l][i], index_r[rows_r][j], iou[i, j]))
-    return np.array(out, np.float64).reshape(-1, 4)
+        i = np.flatnonzero((best_l[best_r] == np.arange(len(best_r))) & (iou.max(1) >= SAME_BOX))
+        j = best_r[i]
+        out.append(np.stack([np.full(len(i), frame), index_l[rows_l][i], index_r[rows_r][j], iou[i, j]], 1))
+    return np.concatenate(out)
 
 
-def _matched(news: Sequence[_New], edited: Sequence[_Edited], lineage: NDArray[np.float64]) -> dict[int, _New]:
+def _sample(spans: Sequence[Span]) -> NDArray[np.intp]:
+    """Frames enough to tell which tracks go together: all of a short job, some hundreds of a long one."""
+    ends = [frame for span in spans if len(span.visible) for frame in span.visible[[0, len(span.visible) // 2, -1]]]
+    if not ends:
+        return np.zeros(0, np.intp)
+    step = max(1, (max(ends) - min(ends)) // VOTING_FRAMES)
+    return np.union1d(np.arange(min(ends), max(ends) + 1, step), ends).astype(np.intp)
+
+
+def _matched(news: Sequence[_New], edited: Sequence[_Edited]) -> dict[int, _New]:
     """Which new track continues which base track, one to one.
 
     What is the same as before goes first, so that an unchanged result writes nothing; then edited tracks choose, then
@@ -309,13 +333,17 @@ def _matched(news: Sequence[_New], edited: Sequence[_Edited], lineage: NDArray[n
         if twins := unchanged.get(_fingerprint(item.result)):
             targets[item.base.id] = twins.pop()
             targets[item.base.id].target = item.base.id
-    votes = Counter((int(i), int(j)) for _, i, j, _ in lineage if j < len(edited))
-    by_rank = sorted(votes.items(), key=lambda item: (not edited[item[0][1]].touched, -item[1], item[0]))
+    loose = [new for new in news if new.target is None]
+    open_ends = [item for item in edited if item.base.id not in targets]
+    frames = _sample([*(new.span for new in loose), *(item.result for item in open_ends)])
+    pairs = _pairs([new.span for new in loose], [item.result for item in open_ends], frames)
+    votes = Counter((int(i), int(j)) for _, i, j, _ in pairs)
+    by_rank = sorted(votes.items(), key=lambda item: (not open_ends[item[0][1]].touched, -item[1], item[0]))
     for (i, j), count in by_rank:
-        new, item = news[i], edited[j]
+        new, item = loose[i], open_ends[j]
         if new.target is not None or item.base.id in targets:
             continue
-        if item.touched and count < LEAST_SHARE * max(len(item.result.visible), 1):
+        if item.touched and count < LEAST_SHARE * max(int(np.isin(item.result.visible, frames).sum()), 1):
             continue
         new.target, targets[item.base.id] = item.base.id, new
     return targets
@@ -354,7 +382,7 @@ def _drawn(edited: Sequence[_Edited], kept: set[int]) -> Iterator[tuple[int, Spa
 
 def _withhold_repeated(news: Sequence[_New], humans: Sequence[tuple[int, Span]]) -> None:
     """Leave out boxes that a human's track already shows; a track's own continuation is no repetition."""
-    pairs = _pairs([new.span for new in news], [span for _, span in humans], SAME_BOX)
+    pairs = _pairs([new.span for new in news], [span for _, span in humans])
     own = [news[int(i)].target == humans[int(j)][0] for _, i, j, _ in pairs]
     _withhold(news, [span for _, span in humans], pairs[~np.array(own, bool)])
 
@@ -407,7 +435,7 @@ def _plan(
                 keep.append(write.pushed(item.now))
             else:
                 update.append(write)
-        elif new is not None and new.frames():
+        elif new is not None and len(new.frames()):
             replaced = _replaced(item, new, start, stop)
             if replaced is None:
                 keep.append(Pushed(item.base.id, new.track, item.now))
@@ -415,7 +443,7 @@ def _plan(
                 update.append(replaced)
         else:
             delete.append(item.base)
-    create = [Write(new.track, _cut(new, start, stop)) for new in news if new.target is None and new.frames()]
+    create = [Write(new.track, _cut(new, start, stop)) for new in news if new.target is None and len(new.frames())]
     touched = [item.base.id for item in edited if item.touched]
     return JobPlan(
         create=tuple(create),
@@ -423,7 +451,7 @@ def _plan(
         delete=tuple(delete),
         keep=tuple(keep),
         human=tuple(sorted([*foreign, *touched])),
-        withheld=sum(len(new.withheld & set(new.span.visible.tolist())) for new in news),
+        withheld=sum(len(new.span.visible) - len(new.frames()) for new in news),
         conflicts=tuple(conflicts),
     )
 
@@ -436,7 +464,7 @@ def _kept_conflict(item: _Edited) -> Conflict:
 def _merged(item: _Edited, new: _New, start: int, stop: int) -> tuple[Write, Conflict | None]:
     """An edited track: the human's frames, and the new result elsewhere. A write without id changes nothing."""
     pick = np.full(stop - start + 1, -1, np.intp)
-    pick[np.array(new.frames(), np.intp) - start] = 1
+    pick[new.frames() - start] = 1
     mine = np.array(sorted(item.changed), np.intp)
     mine = mine[(mine >= start) & (mine <= stop)]
     pick[mine - start] = 0
@@ -482,7 +510,7 @@ def _cut(new: _New, start: int, stop: int) -> Mapping[str, Any]:
     if not new.withheld:
         return new.content
     pick = np.full(stop - start + 1, -1, np.intp)
-    pick[np.array(new.frames(), np.intp) - start] = 0
+    pick[new.frames() - start] = 0
     return _content(new.content, compose([new.span], pick, start), new.content)
 
 

@@ -5,7 +5,7 @@ differs between two versions of a track, and a track composed of frames of sever
 the CVAT task, from 0.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,7 +95,7 @@ def read_span(track: Mapping[str, Any], start: int, stop: int) -> Span:
     if not shapes:
         return Span(start, np.zeros((0, 4)), np.zeros(0, np.intp), np.zeros(0, bool), (), ())
     frames = np.array([shape["frame"] for shape in shapes])
-    boxes = np.stack([shape_box(shape) for shape in shapes])
+    boxes = _shape_boxes(shapes)
     outside = np.array([bool(shape.get("outside")) for shape in shapes])
     first, last = max(start, int(frames[0])), int(frames[-1] if outside[-1] else stop)
     grid = np.arange(first, min(last, stop) + 1)
@@ -111,23 +111,43 @@ def read_span(track: Mapping[str, Any], start: int, stop: int) -> Span:
         key=key,
         is_key=frames[key] == grid,
         shapes=tuple(shapes),
-        properties=tuple(_properties(shape) for shape in shapes),
+        properties=tuple(_all_properties(shapes)),
     )
 
 
 def _carried(shapes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Keyframes by frame, the later of two in one frame, each with all mutable attributes in effect."""
     by_frame = {int(shape["frame"]): shape for shape in shapes}
-    out, values = [], dict[int, str]()
+    out: list[dict[str, Any]] = []
+    raw: Any = None
+    values: list[dict[str, Any]] = []
     for _, shape in sorted(by_frame.items()):
-        values = values | attribute_values(shape.get("attributes", ()))
-        out.append({**shape, "attributes": attribute_list(values)})
+        given = shape.get("attributes")
+        if given and given != raw:
+            raw = given
+            values = attribute_list(attribute_values(values) | attribute_values(given))
+        out.append({**shape, "attributes": values})
     return out
 
 
-def _properties(shape: Mapping[str, Any]) -> tuple[Any, ...]:
-    attributes = tuple(sorted(attribute_values(shape["attributes"]).items()))
-    return bool(shape.get("occluded")), float(shape.get("rotation") or 0.0), attributes
+def _shape_boxes(shapes: Sequence[Mapping[str, Any]]) -> NDArray[np.float64]:
+    """(n, 4) :func:`shape_box` of each; upright rectangles, which is nearly all there is, in one go."""
+    points = [shape.get("points") or () for shape in shapes]
+    if any(len(item) != 4 for item in points):
+        return np.stack([shape_box(shape) for shape in shapes])
+    corners = np.array(points, np.float64)
+    return np.concatenate([np.minimum(corners[:, :2], corners[:, 2:]), np.maximum(corners[:, :2], corners[:, 2:])], 1)
+
+
+def _all_properties(shapes: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Any, ...]]:
+    """Per shape what must agree besides the box; ``shapes`` share the lists of attributes that did not change."""
+    last: Any = None
+    attributes: tuple[tuple[int, str], ...] = ()
+    for shape in shapes:
+        if shape["attributes"] is not last:
+            last = shape["attributes"]
+            attributes = tuple(sorted(attribute_values(last).items()))
+        yield bool(shape.get("occluded")), float(shape.get("rotation") or 0.0), attributes
 
 
 def differing_frames(a: Span, b: Span, *, boxes_only: bool = False) -> NDArray[np.intp]:
