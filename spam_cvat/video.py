@@ -220,7 +220,7 @@ class VideoFile(BaseVideo):
         self._reader, self._next = iter(()), -1
 
     def _broken(self, k: int, reason: str) -> InputError:
-        way_out = f", or take what comes before with frames 0:{k}" if k else ""
+        way_out = f", or take what comes before with --frames 0:{k}" if k else ""
         return InputError(
             f"{self.path}: breaks at frame {k} of {self.info.num_frames} ({reason}); "
             f"copy or re-encode the file{way_out}"
