@@ -17,7 +17,7 @@ FLOORS = (
     ("hierarchy",),
     ("engine",),
     ("evaluation", "baselines", "review", "training"),
-    ("report", "demo"),
+    ("charts", "report", "demo"),
     ("cvat",),
     ("serving", "doctor"),
     ("cli",),

@@ -23,7 +23,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Clip:
 
 def test_the_file_holds_the_frames_that_were_drawn(clip: Clip) -> None:
     with open_video(clip.path) as video:
-        assert (video.info.num_frames, video.info.width, video.info.height) == (12, 640, 480)
+        assert (video.info.num_frames, video.info.width, video.info.height) == (12, 800, 448)
         assert video.info.fps == pytest.approx(15)
         decoded = [image for _, image in video.frames()]
     drawn = [frame.image for frame in render_frames(generate_scene(1, SHORT))]
@@ -36,7 +36,7 @@ def test_the_truth_is_one_box_a_figure_and_frame_with_its_visibility(clip: Clip)
     assert len(gt) == len(clip.visibility) > 40
     assert gt.video == clip.video
     assert ((clip.visibility >= 0) & (clip.visibility <= 1)).all()
-    touches = (gt.box[:, 0] < 640) & (gt.box[:, 2] > 0) & (gt.box[:, 1] < 480) & (gt.box[:, 3] > 0)
+    touches = (gt.box[:, 0] < 800) & (gt.box[:, 2] > 0) & (gt.box[:, 1] < 448) & (gt.box[:, 3] > 0)
     assert touches.all()
 
 
@@ -70,7 +70,7 @@ def test_nearer_figures_are_painted_over_those_behind() -> None:
     depth = dict(zip(scene.ground_truth.track.tolist(), scene.depth.tolist(), strict=True))
     for index in hidden:
         box = frame.box[index]
-        if box[0] < 0 or box[2] > 640 or box[3] > 480:
+        if box[0] < 0 or box[2] > 800 or box[3] > 448:
             continue
         apart = (frame.box[:, 0] > box[2]) | (frame.box[:, 2] < box[0])
         nearer = [depth[int(track)] < depth[int(frame.track[index])] for track in frame.track[~apart]]
@@ -87,7 +87,7 @@ def test_a_sliding_camera_moves_the_background_as_its_warps_say() -> None:
     scene = generate_scene(0, replace(SHORT, num_frames=8, people=0.01, camera=CameraConfig(pan=0.2, pan_time=5.0)))
     images = [frame.image for frame in render_frames(scene)]
     moved = cv2.warpAffine(
-        images[0], np.linalg.multi_dot([_square(warp) for warp in scene.exact_warps[:0:-1]])[:2], (640, 480)
+        images[0], np.linalg.multi_dot([_square(warp) for warp in scene.exact_warps[:0:-1]])[:2], (800, 448)
     )
     middle = np.s_[60:-60, 160:-160]
     still = np.abs(images[-1][middle].astype(int) - images[0][middle]).mean()

@@ -32,7 +32,6 @@ Ints = NDArray[np.intp]
 
 _STATURE = 1.72  # metres, of the average adult
 _GRID_COLUMNS, _GRID_ROWS = 6, 10  # cells in which the hidden part of a box is counted
-_MIN_INSIDE = 0.1  # a person belongs to the scene while this share of the box is inside the image
 
 
 @dataclass(frozen=True)
@@ -49,6 +48,7 @@ class WorldConfig:
         stature_spread: relative spread of people's heights.
         aspect: mean box width over height.
         occluders: number of static things (poles, cars, stands) that hide people.
+        min_inside: a person belongs to the scene while this share of the box is inside the image.
         keep_identity: a person who leaves the image and returns keeps the identity (DanceTrack) or not (MOTChallenge).
     """
 
@@ -61,6 +61,7 @@ class WorldConfig:
     stature_spread: float = 0.05
     aspect: float = 0.36
     occluders: float = 1.5
+    min_inside: float = 0.1
     keep_identity: bool = False
 
 
@@ -878,7 +879,7 @@ def _boxes(
     flat = warp_boxes(boxes.reshape(-1, 4), np.tile(camera.view, (len(x), 1, 1))).reshape(boxes.shape)
     share = _inside_share(flat.reshape(-1, 4), config.width, config.height).reshape(len(x), frames)
     distance = z - camera.place_z
-    seen = paths.alive & (share > _MIN_INSIDE) & (distance > 0.8) & (flat[..., 3] - flat[..., 1] > 4)
+    seen = paths.alive & (share > world.min_inside) & (distance > 0.8) & (flat[..., 3] - flat[..., 1] > 4)
     return flat, distance, seen
 
 

@@ -1,0 +1,261 @@
+import base64
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import cv2
+import numpy as np
+import pytest
+
+from spam_cvat import charts
+from spam_cvat.charts import Reliability
+from spam_cvat.detections import VideoInfo
+from spam_cvat.evaluation.matching import cover, match_boxes
+from spam_cvat.report import (
+    UNKNOWN,
+    Figure,
+    Picture,
+    QuestionKind,
+    Report,
+    Row,
+    draw_tracks,
+    identity_colours,
+    telling_frames,
+    write_report,
+)
+from spam_cvat.tracks import Tracks
+
+VIDEO = VideoInfo("street", 10, 200, 100, 10.0)
+
+
+def _tracks(rows: list[tuple[int, int, float]]) -> Tracks:
+    """Rows of frame, identity and left edge; boxes are 20 wide and 40 high."""
+    frame, track, left = (list(column) for column in zip(*rows, strict=True))
+    return Tracks.create(VIDEO, frame, track, [[x, 30, x + 20, 70] for x in left])
+
+
+@pytest.fixture(scope="module")
+def truth() -> Tracks:
+    return _tracks([(k, 1, 10 + 5 * k) for k in range(10)] + [(k, 2, 140 - 5 * k) for k in range(10)])
+
+
+@pytest.fixture(scope="module")
+def swapped() -> Tracks:
+    """Follows person 1 as 7, loses him in frame 4, and follows him on as 9; person 2 is 8 from frame 5 on."""
+    first = [(k, 7 if k < 4 else 9, 10 + 5 * k) for k in range(10) if k != 4]
+    return _tracks(first + [(k, 8, 140 - 5 * k) for k in range(5, 10)])
+
+
+# --- who is whose ---------------------------------------------------------------------------------------------------
+
+
+def test_matching_takes_as_many_pairs_as_it_can() -> None:
+    mine = np.array([[0.0, 0, 10, 10], [0, 0, 10, 13]])
+    theirs = np.array([[0.0, 0, 10, 11], [0, 0, 10, 7]])
+    zero = np.zeros(2, np.int64)
+    # The best single pair (0, 0) would leave box 1 without a partner.
+    assert match_boxes(zero, mine, zero, theirs, threshold=0.6).tolist() == [1, 0]
+
+
+def test_matching_keeps_frames_apart_whatever_their_order() -> None:
+    box = np.array([[0.0, 0, 10, 10]] * 3)
+    assert match_boxes(np.array([2, 0, 1]), box, np.array([1, 2, 5]), box).tolist() == [1, -1, 0]
+    none = np.zeros(0, np.int64)
+    assert match_boxes(np.array([2]), box[:1], none, np.zeros((0, 4))).tolist() == [-1]
+    assert match_boxes(none, np.zeros((0, 4)), none, np.zeros((0, 4))).tolist() == []
+
+
+def test_a_track_stands_for_the_person_it_covers_longest(truth: Tracks, swapped: Tracks) -> None:
+    coverage = cover(truth, swapped)
+    assert coverage.owner == {9: 1, 8: 2}
+    right = coverage.right(truth.track)
+    assert right[truth.track == 1].tolist() == [False] * 5 + [True] * 5
+    assert coverage.track[truth.track == 1].tolist() == [7, 7, 7, 7, 0, 9, 9, 9, 9, 9]
+
+
+def test_no_tracks_cover_nobody(truth: Tracks) -> None:
+    coverage = cover(truth, Tracks.empty(VIDEO))
+    assert coverage.owner == {}
+    assert not coverage.right(truth.track).any()
+
+
+# --- charts ---------------------------------------------------------------------------------------------------------
+
+
+def _parsed(svg: str) -> ElementTree.Element:
+    root = ElementTree.fromstring(svg)
+    assert root.find("title") is not None
+    assert root.find("desc") is not None
+    assert root.get("role") == "img"
+    return root
+
+
+def test_ticks_are_round_and_inside() -> None:
+    assert charts.ticks(0, 3.3) == [0, 1, 2, 3]
+    assert charts.ticks(0.25, 0.75, 5) == [0.3, 0.4, 0.5, 0.6, 0.7]
+    assert charts.ticks(1, 1) == [1]
+    assert str(charts.ticks(0, 5)[0]) == "0.0"  # not -0
+
+
+def test_the_curve_shows_a_point_for_each_value_and_says_it_in_words() -> None:
+    root = _parsed(charts.curve([0, 10, 30], {"HOTA": [0.5, 0.6, 0.7], "IDF1": [0.6, 0.6, 0.8]}, "clicks", "%", "C"))
+    assert len(root.findall("circle")) == 6
+    assert root.findtext("desc") == "HOTA from 50.0 to 70.0; IDF1 from 60.0 to 80.0"
+    heights = [float(dot.get("cy", "nan")) for dot in root.findall("circle")[:3]]
+    assert heights == sorted(heights, reverse=True)  # better is higher up
+
+
+def test_names_at_the_end_of_lines_never_overlap() -> None:
+    svg = charts.curve([0, 1], {name: [0.5, 0.5] for name in "abcd"}, "x", "y", "t")
+    names = [text for text in _parsed(svg).findall("text") if (text.get("class") or "").startswith("name")]
+    heights = sorted(float(text.get("y", "nan")) for text in names)
+    assert np.diff(heights).min() > 16
+
+
+def test_the_timeline_tells_right_from_other_and_missed(truth: Tracks, swapped: Tracks) -> None:
+    root = _parsed(charts.timeline(truth, cover(truth, swapped), "who"))
+    kinds = [rect.get("class") for rect in root.findall("rect")]
+    assert kinds == ["other", "missed", "ok", "missed", "ok"]
+    assert "50 % under the right identity" in (root.findtext("desc") or "")
+
+
+def test_markup_in_names_is_text() -> None:
+    svg = charts.curve([0, 1], {"<b>": [0.1, 0.2]}, "a & b", "y", "x < y")
+    assert _parsed(svg).findtext("title") == "x < y"
+
+
+def test_reliability_of_probabilities_that_mean_what_they_say() -> None:
+    rng = np.random.default_rng(0)
+    stated = rng.random(20_000)
+    data = Reliability.of("links", stated, rng.random(20_000) < stated)
+    assert data.error < 0.02
+    assert data.count.sum() == 20_000
+    assert Reliability.of("links", stated, rng.random(20_000) < stated**3).error > 0.2
+    assert len(_parsed(charts.reliability(data)).findall("circle")) == 10
+
+
+# --- the page -------------------------------------------------------------------------------------------------------
+
+
+class _Page(HTMLParser):
+    """Collects tags, and refuses a page whose elements are not closed in order."""
+
+    VOID = frozenset({"meta", "img", "link", "br"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self._open: list[str] = []
+        self.feed(text)
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory, truth: Tracks, swapped: Tracks) -> str:
+    image = np.full((100, 200, 3), 90, np.uint8)
+    picture = Picture(draw_tracks(image, swapped, 3), "two boxes", "frame 3")
+    rng = np.random.default_rng(0)
+    report = Report(
+        title="A <run> & its figures",
+        lead="What was done.",
+        figures=[Figure("HOTA", "60.0", "50.0")],
+        pairs=[(picture, picture)],
+        video="tracks.mp4",
+        clicks=[0, 5, 10],
+        curve={"HOTA": [0.5, 0.55, 0.6]},
+        full_clicks=60,
+        truth=truth,
+        before=swapped,
+        after=truth,
+        backdrop=image,
+        rows=[Row("HOTA", "all in all", "50.0", "60.0", True)],
+        kinds=[QuestionKind("TRACK", "Real?", 3, 3.0, {"real": 2, "false": 1})],
+        sheets=[picture],
+        calibration=[Reliability.of("gate", rng.random(50), rng.random(50) < 0.5)],
+        seconds={"detect": 1.0},
+        files={"after.txt": "labels"},
+        facts={"seed": "0"},
+        caveats=["It is short."],
+    )
+    return write_report(tmp_path_factory.mktemp("report") / "report.html", report).read_text(encoding="utf-8")
+
+
+def test_the_page_is_well_formed_and_asks_nothing_of_the_network(page: str) -> None:
+    tags = _Page(page).tags
+    for name, attributes in tags:
+        for key in ("src", "href"):
+            value = attributes.get(key) or ""
+            assert value.startswith("data:") or ":" not in value, f"<{name}> reaches out to {value[:60]}"
+        assert name not in {"script", "link", "iframe"}
+    assert not re.search(r"@import|url\(", page)
+
+
+def test_every_picture_has_words_for_those_who_cannot_see_it(page: str) -> None:
+    tags = _Page(page).tags
+    assert all(attributes.get("alt") for name, attributes in tags if name == "img")
+    assert all(attributes.get("aria-label") for name, attributes in tags if name in {"svg", "video"})
+    assert ("html", {"lang": "en"}) in tags
+    assert [name for name, _ in tags if name == "h1"] == ["h1"]
+
+
+def test_text_is_escaped(page: str) -> None:
+    assert "A &lt;run&gt; &amp; its figures" in page
+    assert "<run>" not in page
+
+
+def test_the_table_says_what_the_curve_shows(page: str) -> None:
+    rows = re.findall(
+        r'<tr><td class="n">([\d.]+)</td><td class="n">([\d.]+) %</td><td class="n">([\d.]+)</td></tr>', page
+    )
+    assert rows == [("0", "0.00", "50.0"), ("5", "8.33", "55.0"), ("10", "16.67", "60.0")]
+
+
+def test_what_there_is_none_of_is_left_out(tmp_path: Path) -> None:
+    text = write_report(tmp_path / "bare.html", Report("Bare", "Nothing yet.")).read_text(encoding="utf-8")
+    assert [name for name, _ in _Page(text).tags if name in {"h2", "svg", "table", "img", "video"}] == []
+
+
+# --- drawing --------------------------------------------------------------------------------------------------------
+
+
+def test_colours_follow_people_across_different_tracks(truth: Tracks, swapped: Tracks) -> None:
+    first, second = identity_colours(truth, truth), identity_colours(swapped, truth)
+    assert first[1] == second[9]
+    assert first[2] == second[8]
+    assert first[1] != first[2]
+    assert second[7] == UNKNOWN
+
+
+def test_drawing_marks_boxes_of_the_frame_and_leaves_the_image_given_alone(swapped: Tracks) -> None:
+    image = np.zeros((100, 200, 3), np.uint8)
+    drawn = draw_tracks(image, swapped, 0, {7: (10, 200, 30)})
+    assert not image.any()
+    assert (drawn[30, 12:28] == (10, 200, 30)).all()  # the box's upper edge
+    assert not drawn[:, 60:].any()
+    assert not draw_tracks(image, swapped.select(swapped.frame > 5), 0).any()
+
+
+def test_telling_frames_are_those_that_review_changed(truth: Tracks, swapped: Tracks) -> None:
+    before, after = cover(truth, swapped), cover(truth, truth)
+    assert telling_frames(truth, before, after, count=1) == [0]
+    assert telling_frames(truth, before, after, count=3, apart=2) == [0, 2, 4]
+
+
+def test_a_picture_travels_inside_the_page() -> None:
+    image = np.zeros((8, 8, 3), np.uint8)
+    image[:] = (10, 200, 30)
+    data = base64.b64decode(Picture(image, "green").uri.split(",")[1])
+    back = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    assert np.abs(back.astype(int) - image).max() < 8
