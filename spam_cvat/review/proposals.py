@@ -459,9 +459,10 @@ class _Continuations:
             weight = np.exp(-(off**2 + stretch**2) / 2) / (1 + gap) / width
             if looks is not None:
                 weight = weight * np.exp(3 * (looks[to] @ looks[row] - 0.6))
-            keep = weight > 1e-3
+            keep = np.argsort(-weight, kind="stable")[: 2 * MAX_CANDIDATES]
+            keep = keep[weight[keep] > 1e-3]
             weights.append((k[keep], weight[keep]))
-            np.add.at(total, k[keep], weight[keep])
+            total[k[keep]] += weight[keep]
         gone = 0.3
         return [
             list(zip(k.tolist(), (w / np.sqrt((gone + w.sum()) * (gone + total[k]))).tolist(), strict=True))
