@@ -101,8 +101,8 @@ class DirectRuns:
             if not isinstance(error, SpamError):
                 log.exception("direct call for task %s, job %s", work.task, work.job)
         finally:
-            work.ended.set()
             self._report(work)
+            work.ended.set()
 
     def _annotate(self, work: _Work, threshold: float | None) -> Outcome:
         connection = self.login.connection
