@@ -6,6 +6,7 @@ ready for the engine. Frames keep the source's own numbers, also when only some 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -66,14 +67,25 @@ def load_source(
     """
     if detections is not None and detector is not None:
         raise InputError("give a detection file or a detector, not both")
-    if detector is None and detections is None and not _has_pixels(path):
-        detections = detection_file(path)
-    if not _has_pixels(path):
-        if detector is not None:
-            raise InputError(f"{path}: holds no images to detect in; give a detection file instead of {detector}")
-        info = mot.read_seqinfo(path)
-        found = _cut(mot.read_detections(_given(detections), info), frames)
-        return Source(found, _warps(motion, path, info))
+    if _has_pixels(path):
+        return _from_pixels(path, detections, detector, embedder, motion, frames, progress)
+    if detector is not None:
+        raise InputError(f"{path}: holds no images to detect in; give a detection file instead of {detector}")
+    info = mot.read_seqinfo(path)
+    found = _cut(mot.read_detections(detections or detection_file(path), info), frames)
+    return Source(found, _warps(motion, path, info))
+
+
+def _from_pixels(
+    path: Path,
+    detections: Path | None,
+    detector: str | None,
+    embedder: str,
+    motion: str,
+    frames: str | None,
+    progress: Progress | None,
+) -> Source:
+    """What :func:`load_source` does where there are frames to look at."""
     with open_video(path) as video:
         net = open_embedder(embedder)
         start, stop, step = parse_frames(frames or ":", video.info.num_frames)
@@ -82,7 +94,7 @@ def load_source(
         if detections is not None:
             found = _cut(mot.read_detections(detections, video.info), frames)
             if net is not None:
-                found = embed(video, found, net, progress)
+                found = embed(video, found, net, start, stop, _stage(progress, "embed"))
         else:
             found = perceive(
                 video,
@@ -109,18 +121,26 @@ def load_source(
 
 
 def _stage(progress: Progress | None, name: str) -> Callable[[int, int], None] | None:
-    return (lambda done, total: progress(name, done, total)) if progress else None
+    return partial(progress, name) if progress else None
 
 
-def embed(video: Video, detections: Detections, embedder: Embedder, progress: Progress | None = None) -> Detections:
-    """Give detections read from a file their appearance vectors; only frames that hold boxes count as work."""
+def embed(
+    video: Video,
+    detections: Detections,
+    embedder: Embedder,
+    start: int = 0,
+    stop: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Detections:
+    """Give detections read from a file their appearance vectors; those outside frames start .. stop - 1 get none."""
+    stop = video.info.num_frames if stop is None else stop
     vectors = np.zeros((len(detections), embedder.dim), np.float32)
-    for k, image in video.frames():
+    for k, image in video.frames(start, stop):
         rows = slice(*detections.frame_start[k : k + 2])
         if rows.stop > rows.start:
             vectors[rows] = embedder.embed(image, detections.box[rows])
         if progress:
-            progress("embed", k + 1, video.info.num_frames)
+            progress(k + 1 - start, stop - start)
     return detections.with_embedding(vectors)
 
 
@@ -152,11 +172,6 @@ def detection_file(path: Path, name: str | None = None) -> Path:
         names = ", ".join(file.name for file in files) or "none"
         raise InputError(f"{path}: detection files in det/ are {names}; say which with --detections")
     return files[0]
-
-
-def _given(detections: Path | None) -> Path:
-    assert detections is not None  # a folder without pixels got its only file above
-    return detections
 
 
 def _cut(detections: Detections, frames: str | None) -> Detections:

@@ -1,20 +1,37 @@
 """The command line as a user types it: exit codes, one line for bad input, one JSON object."""
 
 import json
-import subprocess
 import sys
+from dataclasses import dataclass
 
 import pytest
 
+from spam_cvat.cli import main
 from spam_cvat.formats import mot
 from spam_cvat.training.synthetic import generate_scene, preset
 
 
-def spam(*arguments, **options):
-    """Run a command in a process of its own, as a user does."""
-    code = "from spam_cvat.cli import main; main()"
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, **options)
+@dataclass(frozen=True)
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def spam(capsys, monkeypatch):
+    """Run a command as the installed script does, in this process: importing torch anew costs seconds."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["spam-cvat", *map(str, arguments)])
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code or 0
+        return Done(code, *capsys.readouterr())
+
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +51,7 @@ def sequence(tmp_path_factory):
     return folder
 
 
-def test_tracks_of_a_sequence_are_written_and_scored(sequence, tmp_path):
+def test_tracks_of_a_sequence_are_written_and_scored(spam, sequence, tmp_path):
     out, saved = tmp_path / "tracks.txt", tmp_path / "scene.spam"
     done = spam("track", sequence, "-o", out, "--save", saved, "--json")
     assert done.returncode == 0, done.stderr
@@ -47,7 +64,7 @@ def test_tracks_of_a_sequence_are_written_and_scored(sequence, tmp_path):
     assert "HOTA" in spam("evaluate", sequence, out).stdout
 
 
-def test_only_the_frames_asked_for_are_tracked_under_their_own_numbers(sequence, tmp_path):
+def test_only_the_frames_asked_for_are_tracked_under_their_own_numbers(spam, sequence, tmp_path):
     out = tmp_path / "tracks.txt"
     done = spam("track", sequence, "-o", out, "--frames", "20:40")
     assert done.returncode == 0, done.stderr
@@ -56,13 +73,13 @@ def test_only_the_frames_asked_for_are_tracked_under_their_own_numbers(sequence,
     assert frames <= set(range(21, 41))
 
 
-def test_tracks_are_written_as_cvat_xml(sequence, tmp_path):
+def test_tracks_are_written_as_cvat_xml(spam, sequence, tmp_path):
     out = tmp_path / "tracks.xml"
     assert spam("track", sequence, "-o", out, "--format", "cvat").returncode == 0
     assert out.read_text().lstrip().startswith("<?xml")
 
 
-def test_the_simulated_loop_prints_quality_against_clicks(sequence):
+def test_the_simulated_loop_prints_quality_against_clicks(spam, sequence):
     done = spam("simulate", sequence, "--budget", "1%", "--budget", "5%", "--rounds", "1", "--json")
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)["rows"]
@@ -86,17 +103,18 @@ def test_the_simulated_loop_prints_quality_against_clicks(sequence):
         (["track", "x", "--format", "coco", "-o", "y"], "coco"),
     ],
 )
-def test_bad_input_gets_one_clear_line_and_exit_code_2(sequence, tmp_path, arguments, words, monkeypatch):
+def test_bad_input_gets_one_clear_line_and_exit_code_2(spam, sequence, tmp_path, arguments, words, monkeypatch):
     for name in ("CVAT_ACCESS_TOKEN", "SPAM_CVAT_TOKEN", "SPAM_CVAT_USER"):
         monkeypatch.delenv(name, raising=False)
-    done = spam(*(text.format(sequence=sequence) for text in arguments), cwd=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    done = spam(*(text.format(sequence=sequence) for text in arguments))
     assert done.returncode == 2, done.stderr
     assert words in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
 
 
-def test_a_server_that_is_away_exits_with_1(tmp_path, monkeypatch):
+def test_a_server_that_is_away_exits_with_1(spam, tmp_path, monkeypatch):
     monkeypatch.setenv("CVAT_ACCESS_TOKEN", "token")
     done = spam("annotate", "1", "--server-host", "http://127.0.0.1:9", "--store", tmp_path)
     assert done.returncode == 1, done.stderr

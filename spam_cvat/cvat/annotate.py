@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -224,11 +225,11 @@ def detect_task(
             raise InputError(f"task {task.id} holds no rectangles: give a detector, as in --detector hog")
         if net is not None:
             with TaskVideo(conn, task) as video:
-                given = embed(video, given, net, progress)
+                given = embed(video, given, net, progress=progress and partial(progress, "embed"))
         return given, "task" + (f" + {net.name}" if net else "")
     net_name = f" + {net.name}" if net else ""
     finder = open_detector(detector or DEFAULT_DETECTOR)
-    report = (lambda done, total: progress("detect", done, total)) if progress else None
+    report = progress and partial(progress, "detect")
     with TaskVideo(conn, task) as video:
         found = perceive(video, finder, net, progress=report, cache_dir=cache_dir or default_cache())
     return found, finder.name + net_name
