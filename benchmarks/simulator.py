@@ -17,10 +17,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 
 from spam_cvat.boxes import area, iou_matrix, iou_pairs, warp_boxes
 from spam_cvat.detections import Detections
+from spam_cvat.evaluation.matching import match_boxes
 from spam_cvat.formats.mot import Sequence, first_half, read_sequence
 from spam_cvat.tracks import Tracks
 from spam_cvat.training.synthetic import PRESETS, Scene, generate_scene, preset, random_config
@@ -65,17 +65,7 @@ def observed_scene(scene: Scene) -> Observed:
 
 def matches(truth: Tracks, detections: Detections) -> NDArray[np.intp]:
     """(N,) row of ``truth`` that each detection is matched to frame by frame (IoU >= 0.5), -1 for none."""
-    out = np.full(len(detections), -1, np.intp)
-    order = np.argsort(truth.frame, kind="stable")
-    start = np.searchsorted(truth.frame[order], np.arange(truth.video.num_frames + 1))
-    for frame, rows in detections.by_frame():
-        mine = order[start[frame] : start[frame + 1]]
-        overlap = iou_matrix(detections.box[rows], truth.box[mine])
-        gain = np.where(overlap >= 0.5, overlap + 1, 0)  # as many pairs as possible first
-        left, right = linear_sum_assignment(-gain)
-        good = gain[left, right] > 0
-        out[rows.start + left[good]] = mine[right[good]]
-    return out
+    return match_boxes(detections.frame, detections.box, truth.frame, truth.box)
 
 
 def runs(mask: NDArray[np.bool_], group: NDArray[np.integer]) -> NDArray[np.intp]:

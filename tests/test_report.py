@@ -2,16 +2,14 @@ import base64
 import re
 from html.parser import HTMLParser
 from pathlib import Path
-from xml.etree import ElementTree
 
 import cv2
 import numpy as np
 import pytest
 
-from spam_cvat import charts
 from spam_cvat.charts import Reliability
 from spam_cvat.detections import VideoInfo
-from spam_cvat.evaluation.matching import cover, match_boxes
+from spam_cvat.evaluation.matching import cover
 from spam_cvat.report import (
     UNKNOWN,
     Figure,
@@ -45,94 +43,6 @@ def swapped() -> Tracks:
     """Follows person 1 as 7, loses him in frame 4, and follows him on as 9; person 2 is 8 from frame 5 on."""
     first = [(k, 7 if k < 4 else 9, 10 + 5 * k) for k in range(10) if k != 4]
     return _tracks(first + [(k, 8, 140 - 5 * k) for k in range(5, 10)])
-
-
-# --- who is whose ---------------------------------------------------------------------------------------------------
-
-
-def test_matching_takes_as_many_pairs_as_it_can() -> None:
-    mine = np.array([[0.0, 0, 10, 10], [0, 0, 10, 13]])
-    theirs = np.array([[0.0, 0, 10, 11], [0, 0, 10, 7]])
-    zero = np.zeros(2, np.int64)
-    # The best single pair (0, 0) would leave box 1 without a partner.
-    assert match_boxes(zero, mine, zero, theirs, threshold=0.6).tolist() == [1, 0]
-
-
-def test_matching_keeps_frames_apart_whatever_their_order() -> None:
-    box = np.array([[0.0, 0, 10, 10]] * 3)
-    assert match_boxes(np.array([2, 0, 1]), box, np.array([1, 2, 5]), box).tolist() == [1, -1, 0]
-    none = np.zeros(0, np.int64)
-    assert match_boxes(np.array([2]), box[:1], none, np.zeros((0, 4))).tolist() == [-1]
-    assert match_boxes(none, np.zeros((0, 4)), none, np.zeros((0, 4))).tolist() == []
-
-
-def test_a_track_stands_for_the_person_it_covers_longest(truth: Tracks, swapped: Tracks) -> None:
-    coverage = cover(truth, swapped)
-    assert coverage.owner == {9: 1, 8: 2}
-    right = coverage.right(truth.track)
-    assert right[truth.track == 1].tolist() == [False] * 5 + [True] * 5
-    assert coverage.track[truth.track == 1].tolist() == [7, 7, 7, 7, 0, 9, 9, 9, 9, 9]
-
-
-def test_no_tracks_cover_nobody(truth: Tracks) -> None:
-    coverage = cover(truth, Tracks.empty(VIDEO))
-    assert coverage.owner == {}
-    assert not coverage.right(truth.track).any()
-
-
-# --- charts ---------------------------------------------------------------------------------------------------------
-
-
-def _parsed(svg: str) -> ElementTree.Element:
-    root = ElementTree.fromstring(svg)
-    assert root.find("title") is not None
-    assert root.find("desc") is not None
-    assert root.get("role") == "img"
-    return root
-
-
-def test_ticks_are_round_and_inside() -> None:
-    assert charts.ticks(0, 3.3) == [0, 1, 2, 3]
-    assert charts.ticks(0.25, 0.75, 5) == [0.3, 0.4, 0.5, 0.6, 0.7]
-    assert charts.ticks(1, 1) == [1]
-    assert str(charts.ticks(0, 5)[0]) == "0.0"  # not -0
-
-
-def test_the_curve_shows_a_point_for_each_value_and_says_it_in_words() -> None:
-    root = _parsed(charts.curve([0, 10, 30], {"HOTA": [0.5, 0.6, 0.7], "IDF1": [0.6, 0.6, 0.8]}, "clicks", "%", "C"))
-    assert len(root.findall("circle")) == 6
-    assert root.findtext("desc") == "HOTA from 50.0 to 70.0; IDF1 from 60.0 to 80.0"
-    heights = [float(dot.get("cy", "nan")) for dot in root.findall("circle")[:3]]
-    assert heights == sorted(heights, reverse=True)  # better is higher up
-
-
-def test_names_at_the_end_of_lines_never_overlap() -> None:
-    svg = charts.curve([0, 1], {name: [0.5, 0.5] for name in "abcd"}, "x", "y", "t")
-    names = [text for text in _parsed(svg).findall("text") if (text.get("class") or "").startswith("name")]
-    heights = sorted(float(text.get("y", "nan")) for text in names)
-    assert np.diff(heights).min() > 16
-
-
-def test_the_timeline_tells_right_from_other_and_missed(truth: Tracks, swapped: Tracks) -> None:
-    root = _parsed(charts.timeline(truth, cover(truth, swapped), "who"))
-    kinds = [rect.get("class") for rect in root.findall("rect")]
-    assert kinds == ["other", "missed", "ok", "missed", "ok"]
-    assert "50 % under the right identity" in (root.findtext("desc") or "")
-
-
-def test_markup_in_names_is_text() -> None:
-    svg = charts.curve([0, 1], {"<b>": [0.1, 0.2]}, "a & b", "y", "x < y")
-    assert _parsed(svg).findtext("title") == "x < y"
-
-
-def test_reliability_of_probabilities_that_mean_what_they_say() -> None:
-    rng = np.random.default_rng(0)
-    stated = rng.random(20_000)
-    data = Reliability.of("links", stated, rng.random(20_000) < stated)
-    assert data.error < 0.02
-    assert data.count.sum() == 20_000
-    assert Reliability.of("links", stated, rng.random(20_000) < stated**3).error > 0.2
-    assert len(_parsed(charts.reliability(data)).findall("circle")) == 10
 
 
 # --- the page -------------------------------------------------------------------------------------------------------
