@@ -497,7 +497,11 @@ class Sessions:
         """
         with self._lock:
             digest = image_digest(data)
-            runs = self._listing()
+            try:
+                runs = self._listing()
+            except SpamError as error:
+                self._note({"status": "failed", "task": None, "job": None, "error": str(error)})
+                raise
             found = self._place(digest, runs)
             if found is None:
                 return Verdict("plain", "no running request of this function shows this image as its next frame")
@@ -748,19 +752,16 @@ class Sessions:
         self._report(session.run, status, error)
 
     def _report(self, run: Run, status: str, error: str | None, outcome: Outcome | None = None) -> None:
-        report = {
-            "status": status,
-            "kind": "automatic annotation",
-            "server": self.connection.url,
-            "task": run.task,
-            "job": run.job,
-            "error": error,
-        }
+        report = {"status": status, "task": run.task, "job": run.job, "error": error}
+        self._note(report | ({"outcome": outcome.to_json()} if outcome else {}))
+
+    def _note(self, report: dict[str, Any]) -> None:
+        """Remember how a run ended, for the doctor: the page says only that it failed."""
         try:
-            self.store.report_run(report | ({"outcome": outcome.to_json()} if outcome else {}))
+            self.store.report_run({"kind": "automatic annotation", **report})
         except SpamError as problem:
             # What happened matters more than that it cannot be noted.
-            log.error("%s (this could not be noted: %s)", error or status, problem)
+            log.error("%s (this could not be noted: %s)", report["error"] or report["status"], problem)
 
 
 def likely_places(session: Session) -> range:
