@@ -4,7 +4,7 @@ from review_scenes import FRAMES, annotated, detected, lane, people, row_at
 
 from spam_cvat.answers import Answer
 from spam_cvat.errors import InputError
-from spam_cvat.review.proposals import Scene, film_strip, propose
+from spam_cvat.review.proposals import LINK_DOUBT, RECOVERED, UNCONFIRMED, Scene, film_strip, propose
 from spam_cvat.review.questions import MAX_CANDIDATES, MAX_MOMENTS, Reply, to_answers
 from spam_cvat.review.selection import STRATEGIES, Budget, choose, select_questions
 
@@ -44,8 +44,11 @@ def test_a_broken_track_is_asked_for_its_continuation():
     question = next(q for q in about(propose(BROKEN), "SAME") if q.subject[-1] == ids(LANES[0])[29])
     assert question.candidates[question.likeliest][0] == ids(LANES[0])[33]
     assert question.price == 1
-    # 30 and 27 boxes joined, at the odds that they are one person.
-    assert 0.4 * 28 < question.gain < 0.95 * 29
+    # 30 and 27 boxes joined, at the odds that they are one person, and that there is a person at all.
+    assert question.gain == pytest.approx(UNCONFIRMED * 0.98 * 0.98 * question.probability * 28.4, rel=0.02)
+    confirmed = [Answer("accept", ids(LANES[0][:30]))]
+    sure = next(q for q in about(propose(BROKEN, confirmed), "SAME") if q.subject == question.subject)
+    assert sure.gain > question.gain / UNCONFIRMED
 
 
 def test_a_weak_link_is_asked_with_its_alternatives():
@@ -55,7 +58,7 @@ def test_a_weak_link_is_asked_with_its_alternatives():
     assert ids(LANES[0])[33] in starts
     frames = [int(DETECTIONS.frame[np.flatnonzero(DETECTIONS.id == start)[0]]) for start in starts]
     assert frames == sorted(frames)
-    assert 0.3 < question.probability < 0.6
+    assert question.probability == pytest.approx(LINK_DOUBT * 0.45, abs=0.05)
 
 
 def test_a_doubted_track_is_worth_its_boxes():
@@ -66,7 +69,7 @@ def test_a_doubted_track_is_worth_its_boxes():
 
 def test_dropped_boxes_are_asked_as_one_string():
     question = next(q for q in about(propose(BROKEN), "TRACK") if q.subject == ids(CLUTTER))
-    assert question.gain == pytest.approx(0.3 * 20, rel=0.01)
+    assert question.gain == pytest.approx(RECOVERED * 0.3 * 20, rel=0.01)
 
 
 def test_dropped_boxes_on_tracked_people_are_not_asked():
