@@ -17,10 +17,10 @@ from scipy.ndimage import convolve1d
 
 from spam_cvat.boxes import warp_boxes
 from spam_cvat.detections import Detections
-from spam_cvat.hierarchy.geometry import Clip, accumulate, to_centre, to_corners
+from spam_cvat.hierarchy.geometry import Clip, to_corners
 from spam_cvat.hierarchy.motion_fit import noise
 from spam_cvat.hierarchy.stitching import clip_ranges
-from spam_cvat.tracks import Tracks
+from spam_cvat.tracks import Tracks, spread_corrections
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -28,6 +28,8 @@ Ints = NDArray[np.int64]
 # Kernel widths to choose from, in frames; 0 leaves boxes as they are.
 WIDTHS = (0.7, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 REACH = 3
+# A corrected box speaks for its neighbours this many seconds around it.
+CORRECTION_REACH = 1.0
 # A box put into a gap says as much about its place as this share of a seen one.
 FILLED_WEIGHT = 0.05
 
@@ -151,7 +153,7 @@ def make_tracks(
         detections: the candidate boxes.
         warps: camera motion or None.
         node: (N,) identity of each row, -1 for none.
-        corrected: rows whose box a human drew; used exactly as given.
+        corrected: rows whose box a human drew; used exactly as given, and carried over to the boxes around them.
         max_gap: longest gap in seconds that is filled.
         smooth: whether boxes are smoothed along the track.
 
@@ -169,15 +171,8 @@ def make_tracks(
         if not len(rows):
             continue
         clip = Clip.create(detections.window(low, high), None if warps is None else warps[low:high])
-        boxes = clip.box.copy()
-        for row, given in corrected.items():
-            if first <= row < last:
-                home = accumulate(None if warps is None else warps[low:high], high - low)[0][clip.frame[row - first]]
-                boxes[row - first] = to_centre(warp_boxes(np.array([given], np.float64), home))[0]
-        filled = fill(clip, part, boxes)
+        filled = fill(clip, part, clip.box)
         pixels = to_video(clip, filled, smoothed(clip, filled)[0] if smooth else filled.box)
-        for row, given in corrected.items():
-            pixels[filled.row == row - first] = given
         shown = (filled.gap <= max_gap * video.fps) & (filled.frame + low >= start) & (filled.frame + low < stop)
         shown &= ((pixels[:, 2:] - pixels[:, :2]) > 0).all(1)
         source = np.where(filled.row >= 0, filled.row + first, -1)
@@ -190,6 +185,5 @@ def make_tracks(
     label = np.zeros(int(node.max()) + 1, np.int16)
     rows = np.flatnonzero(node >= 0)[::-1]
     label[node[rows]] = detections.label[rows]
-    return Tracks.create(
-        video, frame, track + 1, box, np.clip(score, 0, 1), source, label[track], detections.labels
-    ).relabelled()
+    tracks = Tracks.create(video, frame, track + 1, box, np.clip(score, 0, 1), source, label[track], detections.labels)
+    return spread_corrections(tracks, corrected, CORRECTION_REACH * video.fps).relabelled()
