@@ -80,11 +80,11 @@ def make_scene(seed=1):
 
 def make_world(server: CvatStandin, folder, scene: Scene, segment_size=0) -> World:
     """A task with the scene's detections as rectangles, and an empty store."""
-    grey = np.full((scene.config.height, scene.config.width, 3), 128, np.uint8)
+    # Frames are told apart by their grey.
+    size = (scene.config.height, scene.config.width, 3)
+    video = [np.full(size, 80 + frame, np.uint8) for frame in range(scene.config.num_frames)]
     labels = [{"name": "person", "type": "rectangle", "attributes": [SCORE]}]
-    task = server.create_task_from_video(
-        [grey] * scene.config.num_frames, name="clip", labels=labels, segment_size=segment_size, overlap=0
-    )
+    task = server.create_task_from_video(video, name="clip", labels=labels, segment_size=segment_size, overlap=0)
     conn = connect(server.url, server.token("admin", read_only=False))
     info = read_task(conn, task.id)
     label = info.labels[0]

@@ -334,6 +334,9 @@ class CvatStandin:
         if fault is not None and fault.kind in ("drop", "drop-after"):
             # Uvicorn hands its own bound method as ``send``: its transport is the only way to break a connection.
             send.__self__.transport.abort()  # type: ignore[attr-defined]
+            # Uvicorn complains of a missing answer unless it has seen that nobody waits for one.
+            while (await receive())["type"] != "http.disconnect":
+                continue
             return
         await response(scope, receive, send)
 
