@@ -516,3 +516,28 @@ def train_gate_and_links(
     with _progress() as progress:
         pretrain(seed, out, progress=lambda stage, share: progress(stage, round(100 * share), 100))
     _emit({"weights": str(out), "seed": seed, "bytes": out.stat().st_size}, as_json)
+
+
+@app.command()
+def doctor(
+    function: Annotated[
+        str | None, typer.Option(envvar="SPAM_FUNCTION_URL", help="Address of the function or the gateway.")
+    ] = None,
+    server: Server = None,
+    organization: Organization = None,
+    as_json: Json = False,
+) -> None:
+    """Say what works here: torch, GPU, weights, networks, the store, CVAT, the function and its last failed run."""
+    from spam_cvat.doctor import diagnose
+
+    checks = diagnose(server=server, organization=organization, function=function)
+    failed = any(check.status == "failed" for check in checks)
+    if as_json:
+        _emit({"works": not failed, "checks": [asdict(check) for check in checks]}, True)
+    else:
+        table = Table("check", "status", "what was found")
+        colours = {"ok": "green", "warning": "yellow", "failed": "red", "skipped": "dim"}
+        for check in checks:
+            table.add_row(check.name, f"[{colours[check.status]}]{check.status}[/]", _plain(check.detail))
+        output.print(table)
+    raise typer.Exit(1 if failed else 0)

@@ -120,3 +120,18 @@ def test_a_server_that_is_away_exits_with_1(spam, tmp_path, monkeypatch):
     assert done.returncode == 1, done.stderr
     assert "127.0.0.1:9" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_doctor_says_what_works_and_skips_what_nobody_asked_for(spam, tmp_path, monkeypatch):
+    for name in ("CVAT_ACCESS_TOKEN", "SPAM_CVAT_TOKEN", "SPAM_CVAT_USER", "SPAM_CVAT_URL", "SPAM_FUNCTION_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SPAM_STORE", str(tmp_path))
+    done = spam("doctor", "--json")
+    report = json.loads(done.stdout)
+    found = {check["name"]: check["status"] for check in report["checks"]}
+    assert found["weights"] == found["torch"] == "ok"
+    assert report["works"] == (done.returncode == 0) == ("failed" not in found.values())
+    monkeypatch.setenv("SPAM_DETECTOR", "onnx:missing.onnx")
+    broken = spam("doctor")
+    assert broken.returncode == 1
+    assert "missing.onnx" in broken.stdout
