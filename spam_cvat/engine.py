@@ -5,7 +5,7 @@ final tracks. The same input and configuration give the same tracks; what humans
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from spam_cvat import __version__
 from spam_cvat.annotation import Annotation
-from spam_cvat.answers import Answer, digest, resolve
+from spam_cvat.answers import Answer, Clamps, digest, resolve
 from spam_cvat.detections import Detections
 from spam_cvat.errors import InputError
 from spam_cvat.hierarchy import finish
@@ -22,8 +22,11 @@ from spam_cvat.hierarchy import weights as weight_files
 from spam_cvat.hierarchy.assignment import Guard, People
 from spam_cvat.hierarchy.calibration import sigmoid
 from spam_cvat.hierarchy.geometry import Clip
-from spam_cvat.hierarchy.levels import Policy, run_clip
+from spam_cvat.hierarchy.levels import Policy, Scorer, run_clip
 from spam_cvat.hierarchy.stitching import Linked, clip_ranges, join_clips
+
+# Log odds of boxes that are no candidates.
+NOT_REAL = 6.0
 
 
 @dataclass(frozen=True)
@@ -73,20 +76,11 @@ def annotate(
         )
     clamps = resolve(answers or (), detections)
     scorer = weight_files.load(weights)
-    candidate = (detections.score >= config.min_score) | (clamps.gate == 1)
-    said = np.where(candidate, clamps.gate, 0).astype(np.int8)
-    policy = Policy() if config.gate else Policy(gate=-np.inf)
-    people = People(clamps, detections.frame.astype(np.int64))
-    parts = []
-    for start, stop in clip_ranges(detections):
-        cut = None if warps is None else warps[start:stop]
-        clip = Clip.create(detections.window(start, stop), cut)
-        low, high = detections.frame_start[start], detections.frame_start[stop]
-        guard = Guard(people, clip.frame + start, int(low), int(high))
-        parts.append(run_clip(clip, said[low:high], guard, scorer, policy))
-    linked = join_clips(detections, warps, parts, people, scorer, policy)
+    rows = np.flatnonzero(((detections.score >= config.min_score) | (clamps.gate == 1)) & (clamps.gate != 0))
+    linked = _linked(detections.select(rows), warps, _clamps_of(clamps, rows), scorer, config)
+    linked = _spread(linked, rows, len(detections))
     gate = np.where(clamps.gate >= 0, clamps.gate, sigmoid(linked.gate))
-    stays = _tracks_to_keep(detections, linked, said, config)
+    stays = _tracks_to_keep(detections, linked, clamps.gate, config)
     node = np.where(linked.node >= 0, np.where(stays[linked.node], linked.node, -1), -1)
     tracks = finish.make_tracks(detections, warps, node, clamps.boxes, max_gap=config.max_gap, smooth=config.smooth)
     provenance: dict[str, Any] = {
@@ -97,6 +91,46 @@ def annotate(
         "unknown": list(clamps.unknown),
     }
     return Annotation(detections, gate.astype(np.float32), linked.levels, tracks, asdict(config), provenance)
+
+
+def _linked(
+    candidates: Detections, warps: NDArray[np.float64] | None, clamps: Clamps, scorer: Scorer, config: EngineConfig
+) -> Linked:
+    """The candidates through the hierarchy, clip by clip."""
+    policy = Policy() if config.gate else Policy(gate=-np.inf)
+    people = People(clamps, candidates.frame.astype(np.int64))
+    parts = []
+    for start, stop in clip_ranges(candidates):
+        clip = Clip.create(candidates.window(start, stop), None if warps is None else warps[start:stop])
+        low, high = int(candidates.frame_start[start]), int(candidates.frame_start[stop])
+        guard = Guard(people, clip.frame + start, low, high)
+        parts.append(run_clip(clip, clamps.gate[low:high], guard, scorer, policy))
+    return join_clips(candidates, warps, parts, people, scorer, policy)
+
+
+def _clamps_of(clamps: Clamps, rows: NDArray[np.intp]) -> Clamps:
+    """The clamps of some rows, ascending. Rows of ``must`` are always among them.
+
+    A row that is no candidate is in no track, so what it is held apart from need not be checked.
+    """
+    place = np.full(len(clamps.gate), -1, np.int64)
+    place[rows] = np.arange(len(rows))
+    cannot = place[clamps.cannot]
+    return Clamps(clamps.gate[rows], place[clamps.must], cannot[(cannot >= 0).all(1)])
+
+
+def _spread(linked: Linked, rows: NDArray[np.intp], total: int) -> Linked:
+    """Columns of some rows as columns of all; the others are in no node, and certainly not real."""
+    if len(rows) == total:
+        return linked
+
+    def spread(values: NDArray[Any], empty: float) -> NDArray[Any]:
+        out = np.full(total, empty, values.dtype)
+        out[rows] = values
+        return out
+
+    levels = tuple(replace(level, node=spread(level.node, -1)) for level in linked.levels)
+    return Linked(spread(linked.node, -1), spread(linked.gate, -NOT_REAL), linked.track_gate, levels)
 
 
 def _tracks_to_keep(

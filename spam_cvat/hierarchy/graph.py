@@ -280,18 +280,18 @@ def _node_table(*columns: Floats) -> NDArray[np.float32]:
     return np.stack(columns, axis=1).astype(np.float32)
 
 
-def tracklet_nodes(clip: Clip, node: Ints, lasting: Floats) -> tuple[Nodes, Members]:
+def tracklet_nodes(clip: Clip, node: Ints, trust: Floats) -> tuple[Nodes, Members]:
     """Nodes above level 0: tracklets, both ends fitted.
 
     Args:
         clip: the boxes.
         node: (N,) tracklet of each row, numbered by first row; -1 for rows the gate dropped.
-        lasting: (N,) see :func:`support`.
+        trust: (N, 2) what each row's confidence is worth (:func:`support_of`) and the gate's probability.
     """
     members = Members.of(node)
     tail, head = tails(clip, members), heads(clip, members)
     looks = _looks(clip, members)
-    x = _tracklet_features(clip, members, tail, head, lasting)
+    x = _tracklet_features(clip, members, tail, head, trust)
     nodes = Nodes(
         node, tail, head, members.first, members.last, members.count, members.count, looks[0], looks[1], looks[2], x
     )
@@ -315,7 +315,7 @@ def _looks(clip: Clip, members: Members) -> tuple[NDArray[np.float32] | None, ..
     return tuple(out)
 
 
-def _tracklet_features(clip: Clip, members: Members, tail: Ends, head: Ends, lasting: Floats) -> NDArray[np.float32]:
+def _tracklet_features(clip: Clip, members: Members, tail: Ends, head: Ends, trust: Floats) -> NDArray[np.float32]:
     owner, row, total = members.owner, members.row, len(members)
 
     def mean(value: Floats) -> Floats:
@@ -332,24 +332,25 @@ def _tracklet_features(clip: Clip, members: Members, tail: Ends, head: Ends, las
     step[1:] = np.linalg.norm(np.diff(clip.box[row, :2], axis=0), axis=1) / clip.box[row[1:], 3]
     step[members.start] = 0.0
     path = group_sum(owner, step, total)
+    lasting, real = trust.T
     return _node_table(
-        score,
+        mean(real),
         score,
         top,
-        mean(lasting),
+        largest(real),
         mean(lasting),
         largest(lasting),
         largest(clip.overlap),
+        mean((clip.shadow > 0.5).astype(float)),
         mean(clip.shadow),
-        mean(clip.shadow),
-        mean(clip.cover),
+        mean((clip.cover > 0.5).astype(float)),
         mean(clip.cover),
         mean(clip.border.astype(float)),
         mean(np.log(clip.box[:, 2] / clip.box[:, 3])),
         np.log1p(members.count),
         np.log(seconds + 0.01),
         np.log(np.minimum(members.count, SUPPORT_FRAMES)),
-        np.log(np.minimum(members.count, SUPPORT_FRAMES)),
+        mean((real > 0.8).astype(float)),
         members.count / frames,
         path / np.maximum(members.count - 1, 1),
         np.minimum(travelled / (seconds + 0.5), 5.0),
