@@ -10,6 +10,7 @@ from spam_cvat.review.selection import STRATEGIES, Budget, choose, select_questi
 
 TRUTH = people()
 DETECTIONS = detected(TRUTH, [(k, 520.0, 0.2) for k in range(20, 40)])
+OVERLAPPING = detected(TRUTH, [(k, 42.0, 0.5) for k in range(30, 33)])
 LANES = [lane(DETECTIONS, number) for number in range(4)]
 CLUTTER = [row_at(DETECTIONS, frame, 520.0) for frame in range(20, 40)]
 
@@ -59,6 +60,23 @@ def test_a_weak_link_is_asked_with_its_alternatives():
     frames = [int(DETECTIONS.frame[np.flatnonzero(DETECTIONS.id == start)[0]]) for start in starts]
     assert frames == sorted(frames)
     assert question.probability == pytest.approx(LINK_DOUBT * 0.45, abs=0.05)
+
+
+def test_tracks_of_one_person_that_overlap_are_asked_to_be_joined():
+    twin = [row_at(OVERLAPPING, frame, 42.0) for frame in range(30, 33)]
+    annotation = annotated(OVERLAPPING, [lane(OVERLAPPING, 0, 0, 30) + twin, lane(OVERLAPPING, 0, 30, 60)])
+    ends = {int(OVERLAPPING.frame[np.flatnonzero(OVERLAPPING.id == q.subject[-1])[0]]): q for q in propose(annotation)}
+    question = ends[29]
+    assert question.kind == "SAME"
+    assert [rows[0] for rows in question.candidates] == [int(OVERLAPPING.id[row_at(OVERLAPPING, 30, 40.0)])]
+
+
+def test_who_fills_a_gap_is_asked_although_the_link_over_it_is_sure():
+    rows = LANES[0]
+    annotation = annotated(DETECTIONS, [rows[:20] + rows[40:], rows[20:40]], offers={(rows[19], rows[20]): 0.6})
+    question = next(q for q in about(propose(annotation), "SAME") if q.subject[-1] == ids(rows)[19])
+    assert [candidate[0] for candidate in question.candidates] == [ids(rows)[20]]
+    assert question.gain > 10
 
 
 def test_a_doubted_track_is_worth_its_boxes():

@@ -51,6 +51,8 @@ END_BOXES = 5
 NEAR = 0.8
 # A crop shows well if it shows at least this share of what the best one does.
 SHOWS_WELL = 0.7
+# Two tracks of one person may overlap in time by this much, in seconds: the first went on with somebody else.
+OVERLAP = 0.6
 # A corrected box is taken to speak for the boxes this many seconds around it.
 FIX_REACH = 1.0
 # Overlap (IoU) that a box lacks: a part for all, and a part for what the detector was unsure of (MOT17 first halves).
@@ -351,11 +353,13 @@ class _End:
         track: its track.
         index: of the last box in the track.
         linked: belief in the link to the track's next box; 0 at the track's end.
+        until: the last frame in which somebody may start who goes on from here.
     """
 
     track: Track
     index: int
     linked: float
+    until: float = np.inf
 
     @property
     def row(self) -> int:
@@ -392,7 +396,10 @@ class _Continuations:
         for track in scene.tracks:
             inner = np.flatnonzero(track.link < WEAK)
             gaps = np.diff(frame[track.rows]) > 2
-            self.ends += [_End(track, int(i), float(track.link[i])) for i in np.flatnonzero((track.link < WEAK) | gaps)]
+            for i in np.flatnonzero((track.link < WEAK) | gaps).tolist():
+                # A sure link over a gap leaves only those to ask for who start inside the gap.
+                until = np.inf if track.link[i] < WEAK else float(frame[track.rows[i + 1]]) - 1
+                self.ends.append(_End(track, i, float(track.link[i]), until))
             self.ends.append(_End(track, len(track.rows) - 1, 0.0))
             starts += [(int(track.rows[i + 1]), track, int(i) + 1) for i in inner]
             starts.append((int(track.rows[0]), track, 0))
@@ -400,6 +407,7 @@ class _Continuations:
         self.starts = starts
         self.start_row = np.array([row for row, _, _ in starts], np.int64)
         self.start_frame = frame[self.start_row]
+        self.ends += [end for track in scene.tracks for end in self._overlapped(track)]
         self.start_of = {row: k for k, row in enumerate(self.start_row.tolist())}
         self.apart = {
             pair
@@ -407,6 +415,17 @@ class _Continuations:
             for pair in [(int(scene.clamps.person[a]), int(scene.clamps.person[b]))]
             for pair in [pair, pair[::-1]]
         }
+
+    def _overlapped(self, track: Track) -> Iterator[_End]:
+        """Ends before the last boxes of a track, where another track starts that may take over from there."""
+        frame = self.scene.detections.frame[track.rows]
+        last = int(frame[-1])
+        tail = max(2, round(OVERLAP * self.scene.detections.video.fps))
+        low, high = np.searchsorted(self.start_frame, [last - tail, last + 1])
+        for start in np.unique(self.start_frame[low:high]).tolist():
+            index = int(np.searchsorted(frame, start)) - 1
+            if index >= 0 and index < len(frame) - 1 and track.link[index] >= WEAK:
+                yield _End(track, index, float(track.link[index]), float(last))
 
     def __iter__(self) -> Iterator[tuple[_End, list[tuple[int, float]]]]:
         """Each end with (index into ``starts``, probability), the link it has not among them."""
@@ -416,20 +435,18 @@ class _Continuations:
         for last, first, probability in zip(edges.last, edges.first, edges.probability, strict=True):
             if int(first) in self.start_of:
                 believed.setdefault(int(last), []).append((self.start_of[int(first)], float(probability)))
-        person, frame = self.scene.clamps.person, self.scene.detections.frame
+        person = self.scene.clamps.person
         for number, end in enumerate(self.ends):
             by_motion = dict(moved[number])
             both = {k: 0.7 * p for k, p in by_motion.items()}
             for k, p in believed.get(end.row, []):
                 both[k] = p + 0.3 * by_motion.get(k, 0.0) * (1 - p)
             follower = int(end.track.rows[end.index + 1]) if end.before < len(end.track.rows) else -1
-            # A sure link over a gap leaves only those to ask for who start inside the gap.
-            until = frame[follower] if follower >= 0 and end.linked >= WEAK else np.inf
             possible = [
                 (k, p)
                 for k, p in both.items()
                 if self.start_row[k] != follower
-                and self.start_frame[k] < until
+                and self.start_frame[k] <= end.until
                 and (int(person[end.row]), int(person[self.start_row[k]])) not in self.apart
                 and self.starts[k][1] is not end.track
             ]
