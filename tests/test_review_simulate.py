@@ -13,7 +13,7 @@ from spam_cvat.training.synthetic import PRESETS, generate_scene
 
 @pytest.fixture(scope="module")
 def case():
-    scene = generate_scene(5, replace(PRESETS["street"], num_frames=120, people=10))
+    scene = generate_scene(5, replace(PRESETS["street"], num_frames=80, people=9))
     return Case(scene.detections, scene.ground_truth, scene.warps)
 
 
@@ -21,7 +21,7 @@ def case():
 def reviewed(case):
     simulation = Simulation([case], preset="plain")
     before = simulation.row("street")
-    simulation.spend(Budget.parse("3%").of(simulation.boxes), rounds=3)
+    simulation.spend(Budget.parse("3%").of(simulation.boxes), rounds=2)
     return simulation, before
 
 
@@ -31,8 +31,8 @@ def test_clicks_buy_quality(reviewed):
     assert before.clicks == before.questions == 0
     assert 0 < after.clicks <= 0.03 * 3 * simulation.boxes
     assert after.share == pytest.approx(after.clicks / (3 * simulation.boxes))
-    assert after.HOTA > before.HOTA
-    assert after.IDF1 > before.IDF1 + 0.02
+    assert after.HOTA > before.HOTA + 0.01
+    assert after.IDF1 > before.IDF1
 
 
 def test_no_answer_is_contradicted_by_the_result(reviewed, case):
@@ -51,7 +51,7 @@ def test_no_question_is_asked_twice(reviewed):
 
 def test_the_same_seed_gives_the_same_rows(case):
     def run(**options):
-        return simulate([case], [Budget(clicks=10)], data="street", rounds=2, **options)
+        return simulate([case], [Budget(clicks=10)], data="street", rounds=1, **options)
 
     rows = run(error_rate=0.2, seed=3)
     assert rows == run(error_rate=0.2, seed=3)
