@@ -8,6 +8,7 @@ answers home, ``export`` writes the labels. Out: a row before and one after the 
 seconds of each stage, the clicks spent and the memory used, and result files read back from the task.
 
     python -m benchmarks.pets --out DIR [--json] [--detector hog|onnx] [--share 0.03] [--rounds 4] [--form sheets]
+        [--frames N]
 """
 
 import os
@@ -68,10 +69,13 @@ def run(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=4, help="review tasks among which the clicks are divided")
     parser.add_argument("--form", choices=("sheets", "tracklets"), default="sheets", help="form of the review jobs")
     parser.add_argument("--error-rate", type=float, default=0.0, help="share of wrong replies")
+    parser.add_argument("--frames", type=int, help="only so many frames from the first; by default all")
     parser.add_argument("--weights", type=Path, help="weights of the hierarchy in place of those shipped")
     args = parser.parse_args(arguments)
     began = time.perf_counter()
     sequence = read_sequence(data_folder("pets09") / DATA, "yolox_nano")
+    if args.frames:
+        sequence = sequence.window(0, args.frames)
     rows: list[Row] = []
     for detector in args.detector or ("hog", "onnx"):
         loop = Loop(detector, sequence, args.out, args.share, args.rounds, args.form, args.error_rate, args.weights)
@@ -162,7 +166,10 @@ class Loop:
         )
         with self._timed("create"):
             task = conn.client.tasks.create_from_data(
-                spec, [self.sequence.folder / "vtest.avi"], status_check_period=0.2
+                spec,
+                [self.sequence.folder / "vtest.avi"],
+                data_params={"stop_frame": self.sequence.video.num_frames - 1},
+                status_check_period=0.2,
             )
         return int(task.id)
 
