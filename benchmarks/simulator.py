@@ -11,18 +11,21 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from spam_cvat.baselines.bytetrack import bytetrack
 from spam_cvat.boxes import area, iou_matrix, iou_pairs, warp_boxes
 from spam_cvat.detections import Detections
+from spam_cvat.evaluation import combine, evaluate
 from spam_cvat.evaluation.matching import match_boxes
-from spam_cvat.formats.mot import Sequence, first_half, read_sequence
-from spam_cvat.tracks import Tracks
+from spam_cvat.formats import mot
+from spam_cvat.formats.mot import GroundTruth, first_half, read_sequence
+from spam_cvat.tracks import Tracks, interpolate
 from spam_cvat.training.synthetic import PRESETS, Scene, generate_scene, preset, random_config
 
 DISTRACTORS = (2, 7, 8, 12)
@@ -37,9 +40,11 @@ class Observed:
     detections: Detections
     distractors: Tracks
     warps: NDArray[np.floating]
+    scored: GroundTruth | Tracks
+    preset: str = "plain"
 
 
-def observed_sequence(sequence: Sequence) -> Observed:
+def observed_sequence(sequence: mot.Sequence) -> Observed:
     """A real sequence; needs ground truth."""
     gt = sequence.ground_truth
     if gt is None:
@@ -54,13 +59,15 @@ def observed_sequence(sequence: Sequence) -> Observed:
         sequence.detections,
         Tracks.create(sequence.video, others.frame, others.id + 1, others.box),
         warps,
+        gt,
+        "mot17",
     )
 
 
 def observed_scene(scene: Scene) -> Observed:
     """A generated scene, with the warps an estimator would have found."""
     empty = Tracks.empty(scene.detections.video)
-    return Observed(scene.ground_truth, scene.visibility, scene.detections, empty, scene.warps)
+    return Observed(scene.ground_truth, scene.visibility, scene.detections, empty, scene.warps, scene.ground_truth)
 
 
 def matches(truth: Tracks, detections: Detections) -> NDArray[np.intp]:
@@ -220,7 +227,21 @@ def _mean(values: NDArray[np.bool_] | NDArray[np.integer]) -> NDArray[np.floatin
     return np.array([np.mean(values)]) if len(values) else np.zeros(0)
 
 
-def pooled(videos: Iterable[Observed]) -> dict[str, tuple[float, float, float]]:
+def tracker_scores(videos: Sequence[Observed]) -> dict[str, tuple[float, float, float]]:
+    """Lowest, combined and highest score of ByteTrack with interpolated gaps: are the scenes as hard as real ones?"""
+    each = [evaluate(v.scored, interpolate(bytetrack(v.detections), max_gap=20), preset=v.preset) for v in videos]
+    whole = combine(each)
+    return {
+        f"ByteTrack {name}": (
+            min(getattr(one, name) for one in each),
+            getattr(whole, name),
+            max(getattr(one, name) for one in each),
+        )
+        for name in ("HOTA", "DetA", "AssA", "MOTA", "IDF1")
+    }
+
+
+def pooled(videos: Sequence[Observed]) -> dict[str, tuple[float, float, float]]:
     """10 %, 50 % and 90 % quantile of every statistic over several videos; means of a video count as one value."""
     parts: dict[str, list[NDArray[np.floating]]] = {}
     for video in videos:
@@ -232,7 +253,7 @@ def pooled(videos: Iterable[Observed]) -> dict[str, tuple[float, float, float]]:
         if len(joined):
             low, middle, high = np.quantile(joined, [0.1, 0.5, 0.9])
             out[name] = (float(low), float(middle), float(high))
-    return out
+    return out | tracker_scores(videos)
 
 
 def real_sequences(data: Path, detector: str) -> list[Observed]:
@@ -247,7 +268,9 @@ def generated(name: str, count: int, frames: int) -> list[Observed]:
     configs = [
         random_config(rng, frames) if name == "random" else preset(name, num_frames=frames) for _ in range(count)
     ]
-    return [observed_scene(generate_scene(seed, config)) for seed, config in enumerate(configs)]
+    scenes = (generate_scene(seed, config) for seed, config in enumerate(configs))
+    # In a random scene everybody may be out of view; there is nothing to compare then.
+    return [observed_scene(scene) for scene in scenes if len(scene.ground_truth)]
 
 
 def table(columns: dict[str, dict[str, tuple[float, float, float]]]) -> str:

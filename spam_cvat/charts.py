@@ -120,9 +120,9 @@ def timeline(truth: Tracks, coverage: Coverage, title: str) -> str:
     """One bar a true person: who the labels say it is over time, whether that is right, and where it is missed."""
     people = [int(person) for person in truth.ids]
     people.sort(key=lambda person: (int(truth.frame[truth.rows(person)][0]), person))
-    width, left, bar, step, top = 720, 34, 13, 19, 6
+    width, left, right_margin, bar, step, top = 720, 34, 18, 13, 19, 6
     height = top + step * len(people) + 30
-    scale = (width - left - 10) / max(truth.video.num_frames, 1)
+    scale = (width - left - right_margin) / max(truth.video.num_frames, 1)
     parts = []
     right = coverage.right(truth.track)
     for index, person in enumerate(people):
