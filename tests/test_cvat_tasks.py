@@ -61,7 +61,8 @@ def track(label_id, boxes, outside=()):
 
 def test_a_task_is_read_with_its_frames_jobs_and_labels(server, conn):
     labels = [{"name": "car", "type": "rectangle", "attributes": [
-        {"name": "sure", "mutable": True, "input_type": "checkbox", "default_value": "true", "values": ["true"]}]}]  # fmt: skip
+        {"name": "sure", "mutable": True, "input_type": "checkbox", "default_value": "true", "values": ["true"]},
+    ]}]  # fmt: skip
     made = server.create_task_from_video(
         [picture(number) for number in range(20)], name="street", labels=labels, segment_size=3, overlap=0,
         start_frame=2, stop_frame=19, frame_filter="step=3",

@@ -206,3 +206,18 @@ def test_a_cvat_server_pointed_at_it_lists_the_function_and_gets_tracks_by_one_c
             assert len(tracks) == 24
             answer = httpx.post(gateway.url, json={"task": task.id}, timeout=60).json()
             assert (answer["status"], answer["tracks"]) == ("done", 2)
+
+
+def test_with_the_engine_itself_people_that_cross_get_one_track_each(tmp_path):
+    with CvatStandin() as server:
+        function = make_function(server, tmp_path, motion=True)
+        with Gateway(port=0, module=module_of(function)) as gateway:
+            server.functions.dashboard = gateway.url
+            task = server.create_task_from_video(clip(24))
+            conn = connect(server.url, server.token("admin", read_only=False))
+            conn.post("/api/lambda/requests", {"function": NAME, "task": task.id})
+            assert server.wait()
+            tracks = read_tracks(conn, read_task(conn, task.id)).tracks
+    assert function.store.runs()[-1]["status"] == "done"
+    assert tracks.ids.tolist() == [1, 2]
+    assert len(tracks) >= 2 * 20

@@ -168,7 +168,8 @@ def test_a_track_that_a_human_moved_is_kept_and_not_written_beside(server, conn,
 def test_an_attribute_that_a_human_set_makes_a_track_his(server, conn, tmp_path):
     labels = [{"name": "person", "type": "rectangle", "attributes": [
         {"name": "pose", "mutable": False, "input_type": "select", "default_value": "up", "values": ["up", "down"]},
-        {"name": "sure", "mutable": True, "input_type": "checkbox", "default_value": "true", "values": ["true"]}]}]  # fmt: skip
+        {"name": "sure", "mutable": True, "input_type": "checkbox", "default_value": "true", "values": ["true"]},
+    ]}]  # fmt: skip
     task = new_task(server, conn, labels=labels)
     store = Store(tmp_path).task(server.url, task.id)
     tracks = some_tracks(task)

@@ -129,7 +129,7 @@ class Connection:
     ) -> bytes:
         """Send a request and return the answer's bytes.
 
-        The SDK repeats a GET when the server is away for a moment; a POST or PATCH never, because it may have been done.
+        The SDK repeats a GET when the server is away for a moment; a POST or PATCH never, for it may have been done.
 
         Args:
             method: HTTP method.
