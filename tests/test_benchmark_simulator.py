@@ -2,8 +2,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from benchmarks.simulator import generated, motion_samples, observed_scene, pooled, runs, table
 
+from benchmarks.simulator import generated, motion_samples, observed_scene, pooled, runs, table
 from spam_cvat.training.synthetic import generate_scene, preset
 
 
