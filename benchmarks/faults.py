@@ -496,34 +496,52 @@ def cancelled(at: int) -> Case:
     return case
 
 
+class Restarting:
+    """A worker that is replaced by a new one at its twentieth call."""
+
+    def __init__(self, place: Place, world: World, worker: Function) -> None:
+        """Begin with a worker."""
+        self.place, self.world, self.worker = place, world, worker
+        self.calls = 0
+
+    def answer(self, method: str, body: Any) -> Any:
+        """Answer as the worker of the moment does."""
+        self.calls += 1
+        if self.calls == 20:
+            self.worker.close()
+            self.worker = self.place.worker(self.world)
+        return self.worker.answer(method, body)
+
+    def close(self) -> None:
+        """Close the worker of the moment."""
+        self.worker.close()
+
+
 def restarted(place: Place) -> str:
-    """The worker is replaced by a new one in the midst of a run."""
     expected = one_click(place)
     world = place.world()
-    calls = 0
     with place.function(world) as made:
-
-        class Restarting:
-            """A worker that is replaced by a new one in the midst of a run."""
-
-            def __init__(self, worker: Function) -> None:
-                self.worker = worker
-
-            def answer(self, method: str, body: Any) -> Any:
-                nonlocal calls
-                calls += 1
-                if calls == 20:
-                    self.worker.close()
-                    self.worker = place.worker(world)
-                return self.worker.answer(method, body)
-
-            def close(self) -> None:
-                self.worker.close()
-
-        made[0] = Restarting(made[0])  # type: ignore[call-overload]
+        made[0] = Restarting(place, world, made[0])  # type: ignore[call-overload]
         place.click(world)
     require(shown(world) == expected, "the result is not that of one run")
     return "the new worker carried on; written once"
+
+
+def restarted_in_stillness(place: Place) -> str:
+    """All frames are equal: the new worker cannot tell where it is, and must say so rather than end in silence."""
+    world = place.world()
+    before = world.content()
+    media = place.server.state.tasks[world.task].media
+    assert media is not None
+    first = media.frames.original(0)
+    with mock.patch.object(media.frames, "original", return_value=first), place.function(world) as made:
+        made[0] = Restarting(place, world, made[0])  # type: ignore[call-overload]
+        id = place.click(world)
+    record = world.conn.get(f"/api/lambda/requests/{id}")
+    if record["status"] == "failed":
+        return f"the request failed: {record['exc_info'].strip().splitlines()[-1]}"
+    require(world.content() != before, "the request finished, and nothing was written")
+    return "the new worker carried on"
 
 
 def write_fails(place: Place) -> str:
@@ -601,6 +619,7 @@ def cases() -> dict[str, Case]:
         "cancelled midway": cancelled(10),
         "cancelled in the last call": cancelled(-1),
         "function restarted midway": restarted,
+        "function restarted midway, still picture": restarted_in_stillness,
         "last call cannot write": write_fails,
         "function's token is read-only": function_read_only,
         "function called with nonsense": not_an_image,

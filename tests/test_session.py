@@ -309,6 +309,27 @@ def test_a_function_restarted_in_the_midst_fetches_what_it_missed(server, conn, 
     assert_squares(conn, server, task)
 
 
+def test_a_function_restarted_in_the_midst_of_a_still_picture_fails_the_run_and_writes_nothing(server, conn, tmp_path):
+    frames = 40
+    task = server.create_task_from_video([clip(1)[0]] * frames)
+    calls = Calls(server, make_function(server, tmp_path))
+
+    def restart():
+        calls.function.close()
+        calls.function = make_function(server, tmp_path)
+
+    calls.before[20] = restart
+    made = click(conn, task)
+    assert server.wait()
+    record = conn.get(f"/api/lambda/requests/{made['id']}")
+    assert record["status"] == "failed"
+    assert "look alike" in record["exc_info"]
+    assert shapes_and_tracks(server, task) == (0, 0)
+    click(conn, task)
+    assert server.wait()
+    assert shapes_and_tracks(server, task)[1] > 0
+
+
 def test_replicas_that_share_a_store_may_take_calls_in_any_order(server, conn, tmp_path):
     task = new_task(server)
     replicas = itertools.cycle([make_function(server, tmp_path, verify_all=True) for _ in range(3)])

@@ -660,6 +660,8 @@ class Sessions:
 
     def _expected(self, session: Session, digest: str) -> Iterator[int]:
         if not session.complete and self._digest(session, session.place) == digest:
+            if joined_late(session):
+                _check_unlike(session, digest, lambda place: self._digest(session, place))
             yield session.place
 
     def _first(self, session: Session, digest: str) -> Iterator[int]:
@@ -677,6 +679,8 @@ class Sessions:
             return self._digest(session, place)
 
         likely = likely_places(session)
+        if joined_late(session):
+            _check_unlike(session, digest, look)
         # In a session that was followed from its beginning the next frames suffice, unless CVAT is further on.
         behind = bool(likely) and likely[0] > session.place + SLACK
         place = session.realign(digest, look, likely if behind or not session.anchored else ())
@@ -762,6 +766,34 @@ class Sessions:
         except SpamError as problem:
             # What happened matters more than that it cannot be noted.
             log.error("%s (this could not be noted: %s)", report["error"] or report["status"], problem)
+
+
+def joined_late(session: Session) -> bool:
+    """Whether a session has seen nothing yet of a request that has already got beyond its first frames."""
+    unseen = not session.place and not session.anchored and session.run.progress is not None
+    return unseen and 0 not in likely_places(session)
+
+
+def _check_unlike(session: Session, digest: str, digest_of_place: Callable[[int], str]) -> None:
+    """Refuse to guess the place of the first image that a process sees of a request, where frames look alike.
+
+    A wrong guess would put boxes into wrong frames, or let the run end before or after its last call, unwritten.
+
+    Raises:
+        CvatError: the image is the frame at several of the places where the request may be.
+    """
+    found: list[int] = []
+    likely = likely_places(session)
+    for place in (*(place for place in range(SLACK) if place not in likely), *likely):
+        if found and found[-1] in likely and place > found[-1] + SLACK:
+            return
+        if digest_of_place(place) == digest:
+            found.append(place)
+        if len(found) > 1:
+            raise CvatError(
+                f"{session.run.id}: this process was started in the midst of the request, and its frames look alike: "
+                "which of them has come cannot be told, and nothing is written on a guess; start it again"
+            )
 
 
 def likely_places(session: Session) -> range:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import uvicorn
@@ -29,13 +29,22 @@ from cvat_standin.media import encode_video
 from cvat_standin.page import Page
 from cvat_standin.protocol import Call, Reply
 from cvat_standin.routes.data import make_task
-from cvat_standin.schema import Schema
 from cvat_standin.state import ROLES, Clock, Job, Organization, State, Task, User
+
+if TYPE_CHECKING:
+    from cvat_standin.schema import Schema
 
 Json = dict[str, Any]
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+
+def _open_schema(path: Path) -> "Schema":
+    """Read an OpenAPI file; jsonschema is needed for this alone."""
+    from cvat_standin.schema import Schema
+
+    return Schema(path)
 
 
 @dataclass(frozen=True)
@@ -63,7 +72,7 @@ class CvatStandin:
 
     Args:
         strict: an OpenAPI file; every JSON answer is checked against it, and what does not fit is put into
-            ``violations`` and answered with 500.
+            ``violations`` and answered with 500. Needs the package ``jsonschema``.
         nuclio: base address of a Nuclio dashboard whose functions the server offers.
         invoke: how functions are called, ``direct`` or through the ``dashboard``.
         function_timeout: seconds one call of a function may take.
@@ -89,7 +98,7 @@ class CvatStandin:
         self.faults = Faults()
         self.calls: list[Record] = []
         self.violations: list[str] = []
-        self._schema = Schema(strict) if strict else None
+        self._schema = _open_schema(strict) if strict else None
         self._server: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
         self._socket: socket.socket | None = None
