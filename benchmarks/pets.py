@@ -57,6 +57,8 @@ from spam_cvat.tracks import Tracks
 
 DATA = "PETS09-S2L1"
 ANNOTATORS = ("anna", "ben")
+SPARE_ROUNDS, SPARE = 3, 0.02
+"""Rounds after the last in which clicks that were not needed are spent, while they are this share of the budget."""
 COLUMNS = ("data", "variant", *PERCENT, "IDSW", "clicks", "share", "questions", "seconds")
 YOLOX, REIDENTIFICATION = "yolox_nano_416.onnx", "person-reidentification-retail-0248.onnx"
 FUNCTION = "from spam_cvat.serving.gateway import serve; serve(port={port})"
@@ -190,7 +192,6 @@ class Loop:
             "SPAM_STORE": str(store),
             "SPAM_DETECTOR": detector,
             "SPAM_EMBEDDER": embedder,
-            "SPAM_FPS": f"{self.sequence.video.fps:g}",
             "SPAM_WEIGHTS_FILE": str(self.weights.resolve()) if self.weights else "",
         }
         with serving(environment, self.out / f"function-{self.detector}.log") as (url, process):
@@ -243,11 +244,14 @@ class Loop:
         return CLICKS_PER_BOX * len(self._people)
 
     def _review(self, server: CvatStandin, conn: Connection, store: Store, task: int) -> None:
-        """Ask, answer in the jobs, bring home; as often as there are rounds, or until nothing is left to ask."""
+        """Ask, answer in the jobs, bring home; as often as there are rounds, or until nothing is left to ask.
+
+        Replies often cost less than they might have: what is left then is spent in a few rounds more.
+        """
         budget = self.share * self._full
-        for left in range(self.rounds, 0, -1):
-            clicks = (budget - self.clicks) / left
-            if clicks < 1:
+        for round in range(self.rounds + SPARE_ROUNDS):
+            clicks = (budget - self.clicks) / max(self.rounds - round, 1)
+            if clicks < max(1.0, SPARE * budget):
                 break
             with self._timed("review"):
                 report = create_review(conn, store, task, f"{clicks:.2f}", self.form, ANNOTATORS)
