@@ -29,6 +29,12 @@ from spam_cvat.hierarchy.stitching import Linked, clip_ranges, join_clips
 NOT_REAL = 6.0
 
 
+# What a detector calls its surest boxes differs. A track needs one box of at least this share of that confidence (the
+# upper tenth of the boxes above SURE), and this share on average.
+SURE = 0.5
+BEST_SHARE, MEAN_SHARE = 0.7, 0.5
+
+
 @dataclass(frozen=True)
 class EngineConfig:
     """How to annotate. Plain values, so that an annotation can say how it was made.
@@ -45,7 +51,7 @@ class EngineConfig:
     gate: bool = True
     max_gap: float = 2.0
     smooth: bool = True
-    min_seconds: float = 0.1
+    min_seconds: float = 0.15
 
 
 def annotate(
@@ -81,7 +87,9 @@ def annotate(
     linked = _spread(linked, rows, len(detections))
     gate = np.where(clamps.gate >= 0, clamps.gate, sigmoid(linked.gate))
     stays = _tracks_to_keep(detections, linked, clamps.gate, config)
-    node = np.where(linked.node >= 0, np.where(stays[linked.node], linked.node, -1), -1)
+    node = np.where(linked.node >= 0, linked.node, -1)
+    inside = np.flatnonzero(node >= 0)
+    node[inside[~stays[node[inside]]]] = -1
     tracks = finish.make_tracks(detections, warps, node, clamps.boxes, max_gap=config.max_gap, smooth=config.smooth)
     provenance: dict[str, Any] = {
         "program": f"spam-cvat {__version__}",
@@ -136,14 +144,25 @@ def _spread(linked: Linked, rows: NDArray[np.intp], total: int) -> Linked:
 def _tracks_to_keep(
     detections: Detections, linked: Linked, said: NDArray[np.int8], config: EngineConfig
 ) -> NDArray[np.bool_]:
-    """(T,) which identities become tracks: by the tracks' gate and length, and all that hold a box called real."""
+    """(T,) which identities become tracks.
+
+    Those that the tracks' gate, their confidence and their length speak for, and all that hold a box called real.
+    """
     total = len(linked.track_gate)
     rows = np.flatnonzero(linked.node >= 0)
     node = linked.node[rows]
     first, last = np.full(total, np.iinfo(np.int64).max), np.full(total, -1)
     np.minimum.at(first, node, detections.frame[rows])
     np.maximum.at(last, node, detections.frame[rows])
-    stays = (linked.track_gate > 0) | (not config.gate)
-    stays &= (last - first + 1 >= config.min_seconds * detections.video.fps) & (np.bincount(node, minlength=total) > 1)
+    count = np.bincount(node, minlength=total)
+    score = detections.score[rows].astype(np.float64)
+    best = np.zeros(total)
+    np.maximum.at(best, node, score)
+    mean = np.bincount(node, weights=score, minlength=total) / np.maximum(count, 1)
+    sure = detections.score[detections.score > SURE]
+    level = float(np.quantile(sure, 0.9)) if len(sure) else 0.0
+    stays = (linked.track_gate > 0) & (best >= BEST_SHARE * level) & (mean >= MEAN_SHARE * level)
+    stays |= not config.gate
+    stays &= (last - first + 1 >= config.min_seconds * detections.video.fps) & (count > 1)
     stays[node[said[rows] == 1]] = True
     return stays

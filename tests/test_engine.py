@@ -127,7 +127,7 @@ def test_two_thousand_boxes_in_a_frame() -> None:
     rng = np.random.default_rng(0)
     corner = rng.uniform(0, 3000, (2000, 2))
     frame = np.repeat(np.arange(3), 2000)
-    box = np.tile(np.concatenate([corner, [*corner, 20, 50]], axis=1), (3, 1)) + rng.normal(0, 0.3, (6000, 4))
+    box = np.tile(np.concatenate([corner, corner + np.array([20, 50])], axis=1), (3, 1)) + rng.normal(0, 0.3, (6000, 4))
     detections = Detections.create(VideoInfo("crowd", 3, 3840, 2160), frame, box, np.full(6000, 0.9))
     assert annotate(detections).gate.shape == (6000,)
 
@@ -163,7 +163,7 @@ def test_broken_warps_count_as_no_motion(street: Scene) -> None:
 
 
 def test_clips_are_joined_across_their_borders(street: Scene, annotation: Annotation, monkeypatch) -> None:
-    monkeypatch.setattr(stitching, "CLIP_FRAMES", (20, 40))
+    monkeypatch.setattr(stitching, "CLIP_FRAMES", (50, 60))
     monkeypatch.setattr(stitching, "CLIP_BOXES", 1)
     pieces = annotate(street.detections, warps=street.warps)
     assert pieces.levels[-1].extent == 1024

@@ -28,6 +28,10 @@ Ints = NDArray[np.int64]
 # Kernel widths to choose from, in frames; 0 leaves boxes as they are.
 WIDTHS = (0.7, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 REACH = 3
+# A detector's errors last for some frames, so that neighbours predict them too and the best width comes out too small.
+# Where it is narrow all the same, people move fast and it stays; else it is widened by up to this factor.
+NARROW = 1.5
+WIDEN = 2.0
 # A corrected box speaks for its neighbours this many seconds around it.
 CORRECTION_REACH = 1.0
 # A box put into a gap says as much about its place as this share of a seen one.
@@ -88,8 +92,8 @@ def smoothed(clip: Clip, rows: Rows) -> tuple[Floats, Floats]:
         return rows.box, np.zeros(4)
     seen = rows.row >= 0
     precision = np.where(seen, (noise(clip)[rows.row] / noise(clip).min()) ** -2.0, FILLED_WEIGHT)
-    pad = int(np.ceil(REACH * max(WIDTHS)))
-    place = np.arange(len(rows.track)) + rows.track * pad
+    pad = int(np.ceil(REACH * WIDEN * max(WIDTHS)))
+    place = np.arange(len(rows.track)) + np.unique(rows.track, return_inverse=True)[1] * pad
     length = int(place[-1]) + 1
     weight = np.zeros(length)
     weight[place] = precision
@@ -106,7 +110,9 @@ def smoothed(clip: Clip, rows: Rows) -> tuple[Floats, Floats]:
         error = np.median(left_out, axis=0) if judged.any() else np.full(4, np.inf)
         better = error < best
         best[better], chosen[better] = error[better], width
-        out[:, better] = estimate[:, better]
+    chosen *= np.clip(chosen / NARROW, 1, WIDEN)
+    for width in np.unique(chosen[chosen > 0]):
+        out[:, chosen == width] = _local_linear(padded, weight, width)[0][place][:, chosen == width]
     return out, chosen
 
 
@@ -161,7 +167,7 @@ def make_tracks(
         Tracks with identities from 1 in order of appearance.
     """
     video = detections.video
-    context = int(max_gap * video.fps) + REACH * int(max(WIDTHS)) + 1
+    context = int(max_gap * video.fps) + int(REACH * WIDEN * max(WIDTHS)) + 1
     columns: list[tuple[Ints, Ints, Floats, Floats, Ints]] = []
     for start, stop in clip_ranges(detections):
         low, high = max(start - context, 0), min(stop + context, video.num_frames)

@@ -131,19 +131,22 @@ def accumulate(warps: NDArray[np.float64] | None, num_frames: int) -> tuple[NDAr
 
 
 def neighbourhood(detections: Detections) -> tuple[Any, Any, Any, Any, Any]:
-    """Largest IoU with any, with a better box, cover by a nearer one: three (N,); overlapping pairs, IoU."""
+    """Largest IoU with any, with a better box, cover by a nearer one: three (N,); overlapping pairs, IoU.
+
+    Only boxes of one class count: a rider does not make the bicycle a second box of the same thing.
+    """
     n = len(detections)
     touching: list[NDArray[np.int64]] = [np.zeros((0, 2), np.int64)]
     how: list[NDArray[np.float64]] = [np.zeros(0)]
     overlap, shadow, cover = np.zeros(n), np.zeros(n), np.zeros(n)
     start = detections.frame_start[:-1].astype(np.int64)
     count = np.diff(detections.frame_start).astype(np.int64)
-    box = detections.box.astype(np.float64)
+    box, label = detections.box.astype(np.float64), detections.label
     size = (box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1])
     for part in batches(count * count, PAIR_LIMIT):
         a, b = pair_ranges(start[part], count[part], start[part], count[part])
         width = np.minimum(box[a, 2], box[b, 2]) - np.maximum(box[a, 0], box[b, 0])
-        near = np.flatnonzero((width > 0) & (a != b))
+        near = np.flatnonzero((width > 0) & (a != b) & (label[a] == label[b]))
         a, b, width = a[near], b[near], width[near]
         height = np.minimum(box[a, 3], box[b, 3]) - np.maximum(box[a, 1], box[b, 1])
         near = np.flatnonzero(height > 0)

@@ -280,18 +280,18 @@ def _node_table(*columns: Floats) -> NDArray[np.float32]:
     return np.stack(columns, axis=1).astype(np.float32)
 
 
-def tracklet_nodes(clip: Clip, node: Ints, trust: Floats) -> tuple[Nodes, Members]:
+def tracklet_nodes(clip: Clip, node: Ints, lasting: Floats) -> tuple[Nodes, Members]:
     """Nodes above level 0: tracklets, both ends fitted.
 
     Args:
         clip: the boxes.
         node: (N,) tracklet of each row, numbered by first row; -1 for rows the gate dropped.
-        trust: (N, 2) what each row's confidence is worth (:func:`support_of`) and the gate's probability.
+        lasting: (N,) what each row's confidence is worth, see :func:`support_of`.
     """
     members = Members.of(node)
     tail, head = tails(clip, members), heads(clip, members)
     looks = _looks(clip, members)
-    x = _tracklet_features(clip, members, tail, head, trust)
+    x = _tracklet_features(clip, members, tail, head, lasting)
     nodes = Nodes(
         node, tail, head, members.first, members.last, members.count, members.count, looks[0], looks[1], looks[2], x
     )
@@ -315,7 +315,12 @@ def _looks(clip: Clip, members: Members) -> tuple[NDArray[np.float32] | None, ..
     return tuple(out)
 
 
-def _tracklet_features(clip: Clip, members: Members, tail: Ends, head: Ends, trust: Floats) -> NDArray[np.float32]:
+def _least(members: Members, value: Floats) -> Floats:
+    """Smallest value of each tracklet. (T,)."""
+    return group_extreme(members.owner, value[members.row], len(members), 1.0, largest=False)
+
+
+def _tracklet_features(clip: Clip, members: Members, tail: Ends, head: Ends, lasting: Floats) -> NDArray[np.float32]:
     owner, row, total = members.owner, members.row, len(members)
 
     def mean(value: Floats) -> Floats:
@@ -332,13 +337,12 @@ def _tracklet_features(clip: Clip, members: Members, tail: Ends, head: Ends, tru
     step[1:] = np.linalg.norm(np.diff(clip.box[row, :2], axis=0), axis=1) / clip.box[row[1:], 3]
     step[members.start] = 0.0
     path = group_sum(owner, step, total)
-    lasting, real = trust.T
     return _node_table(
-        mean(real),
         score,
+        _least(members, clip.score),
         top,
-        largest(real),
         mean(lasting),
+        _least(members, lasting),
         largest(lasting),
         largest(clip.overlap),
         mean((clip.shadow > 0.5).astype(float)),
@@ -350,7 +354,7 @@ def _tracklet_features(clip: Clip, members: Members, tail: Ends, head: Ends, tru
         np.log1p(members.count),
         np.log(seconds + 0.01),
         np.log(np.minimum(members.count, SUPPORT_FRAMES)),
-        mean((real > 0.8).astype(float)),
+        mean((clip.score > 0.6).astype(float)),
         members.count / frames,
         path / np.maximum(members.count - 1, 1),
         np.minimum(travelled / (seconds + 0.5), 5.0),

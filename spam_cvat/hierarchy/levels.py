@@ -51,7 +51,7 @@ class Policy:
         link: the levels above.
     """
 
-    gate: float = 0.5
+    gate: float = 2.0
     first_link: float = 1.0
     link: float = 0.0
 
@@ -127,7 +127,7 @@ def run_clip(
     support = graphs.support_table(clip, nodes.past, nodes.future)
     whole = graphs.build(nodes, pairs, motion, clip)
     gate, logit = scorer.detections(whole)
-    trust = trust_of(support, clip.score, gate)
+    lasting = graphs.support_of(support, clip.score)
     keep = ((gate > policy.gate) | (gate_answers == 1)) & (gate_answers != 0)
     alive = keep[pairs].all(1)
     node = np.where(keep, np.arange(len(clip)), -1)
@@ -137,30 +137,25 @@ def run_clip(
     track_gate = np.zeros(0)
     motion = measure_motion(clip, Members.of(node))
     for level, extent in enumerate(extents[1:], start=1):
-        graph = tracklet_graph(clip, node, trust, motion, extent, guard)
+        graph = tracklet_graph(clip, node, lasting, motion, extent, guard)
         track_gate, logit = scorer.tracklets(graph, level)
         node, record = _link(node, graph.edge, logit, policy.link, guard, scorer, level, extent)
         levels.append(record)
         if level in (UNTANGLE_AFTER, len(extents) - 1):
-            node = untangle(clip, node, trust, motion, gate_answers == 1, guard, scorer, policy, levels)
+            node = untangle(clip, node, lasting, motion, gate_answers == 1, guard, scorer, policy, levels)
     node = compact(guard.join(node))
     guard.absorb(node)
-    final, _ = graphs.tracklet_nodes(clip, node, trust)
+    final, _ = graphs.tracklet_nodes(clip, node, lasting)
     empty = graphs.build(final, np.zeros((0, 2), np.int64), motion, clip)
     track_gate, _ = scorer.tracklets(empty, FINAL_LEVEL)
     return ClipResult(node, gate, track_gate, tuple(levels), motion, support)
 
 
-def trust_of(support: Floats, score: Floats, gate: Floats) -> Floats:
-    """(N, 2) what each row's confidence is worth in this clip, and the gate's probability."""
-    return np.stack([graphs.support_of(support, score), 1 / (1 + np.exp(-np.clip(gate, -20, 20)))], axis=1)
-
-
 def tracklet_graph(
-    clip: Clip, node: Ints, trust: Floats, motion: SceneMotion, extent: int, guard: Guard | None = None
+    clip: Clip, node: Ints, lasting: Floats, motion: SceneMotion, extent: int, guard: Guard | None = None
 ) -> Graph:
     """The graph of a level above 0; what answers forbid is no candidate, what they demand is one."""
-    nodes, _ = graphs.tracklet_nodes(clip, node, trust)
+    nodes, _ = graphs.tracklet_nodes(clip, node, lasting)
     pairs = graphs.tracklet_pairs(nodes, motion, clip, extent)
     if guard:
         forced = guard.forced(node)
@@ -226,7 +221,7 @@ def cut_contests(clip: Clip, node: Ints, fixed: NDArray[np.bool_]) -> Cuts:
 def untangle(
     clip: Clip,
     node: Ints,
-    trust: Floats,
+    lasting: Floats,
     motion: SceneMotion,
     fixed: NDArray[np.bool_],
     guard: Guard,
@@ -244,7 +239,7 @@ def untangle(
     if not len(cuts.link):
         return node
     segment, clear = cuts.segment, cuts.clear
-    nodes, _ = graphs.tracklet_nodes(clip, clear, trust)
+    nodes, _ = graphs.tracklet_nodes(clip, clear, lasting)
     total = int(segment.max()) + 1
     pairs = graphs.tracklet_pairs(nodes, motion, clip, UNTANGLE_EXTENT)
     opened, begun = np.zeros(total, bool), np.zeros(total, bool)

@@ -18,7 +18,7 @@ from spam_cvat.hierarchy import graph as graphs
 from spam_cvat.hierarchy.assignment import Guard, People, follow, marginals, round_links
 from spam_cvat.hierarchy.geometry import Clip
 from spam_cvat.hierarchy.grouping import compact, group_sum
-from spam_cvat.hierarchy.levels import EXTENTS, ClipResult, Policy, Scorer, trust_of
+from spam_cvat.hierarchy.levels import EXTENTS, ClipResult, Policy, Scorer
 from spam_cvat.hierarchy.motion_fit import SceneMotion
 
 Floats = NDArray[np.float64]
@@ -85,7 +85,7 @@ def join_clips(
     if len(parts) > 1:
         ranges = clip_ranges(detections)
         pieces = [
-            _border(detections, warps, node, gate, (left[0], right[0], right[1]), part, scorer, policy)
+            _border(detections, warps, node, (left[0], right[0], right[1]), part, scorer, policy)
             for left, right, part in zip(ranges[:-1], ranges[1:], parts[:-1], strict=True)
         ]
         edge = np.concatenate([piece[0] for piece in pieces])
@@ -152,7 +152,6 @@ def _border(
     detections: Detections,
     warps: Floats | None,
     node: Ints,
-    gate: Floats,
     frames: tuple[int, int, int],
     before: ClipResult,
     scorer: Scorer,
@@ -173,12 +172,12 @@ def _border(
     cut = detections.window(start, stop).select(rows)
     clip = Clip.create(cut, None if warps is None else warps[start:stop])
     names, local = np.unique(node[low:high][rows], return_inverse=True)
-    trust = trust_of(before.support, clip.score, gate[low:high][rows])
+    lasting = graphs.support_of(before.support, clip.score)
     motion: SceneMotion = before.motion
     edges, logits, takens = [nothing[0]], [nothing[1]], [nothing[2]]
     open_left, open_right = np.ones(len(names), bool), np.ones(len(names), bool)
     for extent in EXTENTS:
-        nodes, _ = graphs.tracklet_nodes(clip, local, trust)
+        nodes, _ = graphs.tracklet_nodes(clip, local, lasting)
         pairs = graphs.tracklet_pairs(nodes, motion, clip, extent)
         across = (nodes.tail.frame[pairs[:, 0]] < border - start) & (nodes.head.frame[pairs[:, 1]] >= border - start)
         pairs = pairs[across & open_left[pairs[:, 0]] & open_right[pairs[:, 1]]]

@@ -1,0 +1,88 @@
+"""Calibration: how far stated probabilities are from observed frequencies, gate and edges of each level.
+
+In: generated scenes that training has not seen, the MOT17 first halves, DanceTrack val (measured only). Out: a row per
+data set and quantity with the expected calibration error over 15 bins, and how many nodes or edges it was taken over.
+An edge is true when its ends belong to one person and nobody of that person lies between; distractors do not count.
+
+    python -m benchmarks.calibration --out DIR [--json] [--data generated]
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.common import Row, finish, main, options, progress, read_sequences, sequence_folders
+from benchmarks.study import true_identities
+from spam_cvat.annotation import Annotation
+from spam_cvat.engine import annotate
+from spam_cvat.hierarchy.calibration import expected_calibration_error
+from spam_cvat.training.pretrain import cluttered, true_edges
+from spam_cvat.training.synthetic import generate_scene, random_config
+
+DATA = ("generated", "mot17-first", "dancetrack")
+SCENES, FRAMES, FIRST_SEED = 40, 150, 900_000
+IGNORED = -1
+
+
+def annotated(data: str, weights: Path | None) -> Iterator[tuple[Annotation, NDArray[np.int64]]]:
+    """Annotations with the true identity of each detection: 0 none, IGNORED not to be judged."""
+    if data == "generated":
+        for seed in range(FIRST_SEED, FIRST_SEED + SCENES):
+            rng = np.random.default_rng(seed)
+            scene = generate_scene(seed, cluttered(random_config(rng, FRAMES), rng))
+            yield annotate(scene.detections, warps=scene.warps, weights=weights), scene.identity.astype(np.int64)
+        return
+    parts, split = (("dancetrack", "val"), "all") if data == "dancetrack" else (("mot17", "train"), "first")
+    for sequence in read_sequences(sequence_folders(*parts), "yolox_x", split):
+        progress(f"{data} {sequence.name}")
+        result = annotate(sequence.detections, warps=sequence.warps, weights=weights)
+        truth = sequence.ground_truth
+        assert truth is not None
+        row, _ = true_identities(result, truth)
+        yield result, np.where(row >= 0, truth.id[np.maximum(row, 0)], np.where(row == -2, IGNORED, 0))
+
+
+def rows_of(data: str, weights: Path | None) -> list[Row]:
+    """Errors of one data set."""
+    stated: dict[str, list[NDArray[np.float64]]] = {}
+    true: dict[str, list[NDArray[np.bool_]]] = {}
+    for result, identity in annotated(data, weights):
+        known = (identity != IGNORED) & (result.detections.score >= 0.1)
+        stated.setdefault("gate", []).append(result.gate[known].astype(np.float64))
+        true.setdefault("gate", []).append(identity[known] > 0)
+        frame = result.detections.frame.astype(np.int64)
+        for k, level in enumerate(result.levels):
+            name = f"edges, {k:02d}, extent {level.extent}"
+            edge = level.edge.astype(np.int64)
+            stated.setdefault(name, []).append(level.probability.astype(np.float64))
+            true.setdefault(name, []).append(true_edges(edge, level.node.astype(np.int64), frame, identity.clip(0)))
+    rows = []
+    for name in sorted(stated):
+        p, t = np.concatenate(stated[name]), np.concatenate(true[name])
+        rows.append(
+            {
+                "data": data,
+                "variant": name,
+                "ece": round(expected_calibration_error(p, t), 4),
+                "count": len(p),
+                "stated": round(float(p.mean()), 4) if len(p) else 0.0,
+                "true": round(float(t.mean()), 4) if len(t) else 0.0,
+            }
+        )
+    return rows
+
+
+def run(arguments: Sequence[str] | None = None) -> None:
+    parser = options(__doc__)
+    parser.add_argument("--data", action="append", choices=DATA, help="default all")
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="in place of the shipped weights")
+    args = parser.parse_args(arguments)
+    began = time.perf_counter()
+    finish(args, [row for data in args.data or DATA for row in rows_of(data, args.weights)], began)
+
+
+if __name__ == "__main__":
+    main(run)

@@ -1,0 +1,74 @@
+"""Pretraining: labels, reproducibility, and what the shipped weights are."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from spam_cvat.errors import InputError
+from spam_cvat.hierarchy import weights
+from spam_cvat.hierarchy.levels import GeometryScorer, Policy
+from spam_cvat.training.pretrain import PretrainConfig, pretrain, samples_of, training_scene, true_edges
+
+TINY = PretrainConfig(
+    detection_scenes=4,
+    detection_epochs=1,
+    rounds=(3, 3),
+    epochs=(1, 1),
+    held_out=2,
+    frames=(20, 30),
+    max_boxes=400,
+    workers=1,
+)
+
+
+def test_an_edge_is_true_between_successive_tracklets_of_one_person() -> None:
+    # Person 1: nodes 0 (frames 0-1), 1 (frame 3), 3 (frame 5). Person 2: node 2 (frame 3). Node 4 (frame 6) is false.
+    frame = np.array([0, 1, 3, 3, 5, 6])
+    node = np.array([0, 0, 1, 2, 3, 4])
+    identity = np.array([1, 1, 1, 2, 1, 0])
+    edge = np.array([[0, 1], [0, 2], [0, 3], [1, 3], [2, 3], [3, 4]])
+    assert true_edges(edge, node, frame, identity).tolist() == [True, False, False, True, False, False]
+
+
+def test_a_tracklet_is_judged_by_the_ends_that_an_edge_joins() -> None:
+    # Node 0 is person 1 first and person 2 at its end.
+    frame = np.array([0, 1, 2, 3, 4, 5, 7])
+    node = np.array([0, 0, 0, 0, 0, 0, 1])
+    identity = np.array([1, 1, 1, 2, 2, 2, 2])
+    assert true_edges(np.array([[0, 1]]), node, frame, identity).tolist() == [True]
+
+
+def test_samples_have_finite_features_and_labels_of_both_kinds() -> None:
+    clip, identity = training_scene(3, TINY)
+    samples = samples_of(clip, identity, GeometryScorer(), Policy(gate=-5.0))
+    assert [sample.level for sample in samples][:2] == [0, 1]
+    for sample in samples:
+        assert np.isfinite(sample.graph.x).all()
+        assert np.isfinite(sample.graph.attr).all()
+        assert len(sample.same) == len(sample.graph.edge)
+    assert 0 < samples[0].same.mean() < 1
+    assert 0 < samples[0].real.mean() < 1
+
+
+def test_the_same_seed_gives_the_same_weights(tmp_path: Path) -> None:
+    first = pretrain(5, tmp_path / "a.npz", TINY)
+    again = pretrain(5, tmp_path / "b.npz", TINY)
+    other = pretrain(6, tmp_path / "c.npz", TINY)
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+    assert first.digest == again.digest != other.digest
+
+
+def test_shipped_weights_are_small_and_say_how_they_were_made() -> None:
+    shipped = weights.load()
+    assert shipped.training["seed"] == 0
+    assert shipped.training["stage"] == "gate-and-links"
+    assert len(weights.to_bytes(shipped)) < 2_000_000
+
+
+def test_damaged_weights_are_refused_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "broken.npz"
+    path.write_bytes(weights.to_bytes(weights.load())[:5000])
+    with pytest.raises(InputError, match=r"broken\.npz: damaged or not hierarchy weights") as error:
+        weights.load(path)
+    assert "\n" not in str(error.value)
