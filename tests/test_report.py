@@ -6,9 +6,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from two_people import swapped_tracks, true_tracks
 
 from spam_cvat.charts import Reliability
-from spam_cvat.detections import VideoInfo
 from spam_cvat.evaluation.matching import cover
 from spam_cvat.report import (
     UNKNOWN,
@@ -24,25 +24,15 @@ from spam_cvat.report import (
 )
 from spam_cvat.tracks import Tracks
 
-VIDEO = VideoInfo("street", 10, 200, 100, 10.0)
-
-
-def _tracks(rows: list[tuple[int, int, float]]) -> Tracks:
-    """Rows of frame, identity and left edge; boxes are 20 wide and 40 high."""
-    frame, track, left = (list(column) for column in zip(*rows, strict=True))
-    return Tracks.create(VIDEO, frame, track, [[x, 30, x + 20, 70] for x in left])
-
 
 @pytest.fixture(scope="module")
 def truth() -> Tracks:
-    return _tracks([(k, 1, 10 + 5 * k) for k in range(10)] + [(k, 2, 140 - 5 * k) for k in range(10)])
+    return true_tracks()
 
 
 @pytest.fixture(scope="module")
 def swapped() -> Tracks:
-    """Follows person 1 as 7, loses him in frame 4, and follows him on as 9; person 2 is 8 from frame 5 on."""
-    first = [(k, 7 if k < 4 else 9, 10 + 5 * k) for k in range(10) if k != 4]
-    return _tracks(first + [(k, 8, 140 - 5 * k) for k in range(5, 10)])
+    return swapped_tracks()
 
 
 # --- the page -------------------------------------------------------------------------------------------------------
@@ -140,7 +130,7 @@ def test_what_there_is_none_of_is_left_out(tmp_path: Path) -> None:
 # --- drawing --------------------------------------------------------------------------------------------------------
 
 
-def test_colours_follow_people_across_different_tracks(truth: Tracks, swapped: Tracks) -> None:
+def test_colours_follow_people_across_differenttracks_of(truth: Tracks, swapped: Tracks) -> None:
     first, second = identity_colours(truth, truth), identity_colours(swapped, truth)
     assert first[1] == second[9]
     assert first[2] == second[8]

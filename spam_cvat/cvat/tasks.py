@@ -18,10 +18,10 @@ from types import TracebackType
 from typing import Any, Self
 
 import av
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from spam_cvat import video as pixels
 from spam_cvat.boxes import iou_pairs
 from spam_cvat.cvat.connect import Connection
 from spam_cvat.cvat.store import digest_of
@@ -329,10 +329,10 @@ def frame_bytes(conn: Connection, task_id: int, k: int, *, timeout: float = 60.0
 
 def decode_image(data: bytes, name: str) -> Image:
     """An image file's pixels, (height, width, 3) uint8 BGR. Raises CvatError where it cannot be decoded."""
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+    image = pixels.decode_image(data)
     if image is None:
         raise CvatError(f"{name}: the server sent {len(data)} bytes that are no image")
-    return np.asarray(image, np.uint8)
+    return image
 
 
 class TaskVideo:

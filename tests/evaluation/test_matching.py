@@ -1,29 +1,19 @@
 import numpy as np
 import pytest
+from two_people import VIDEO, swapped_tracks, true_tracks
 
-from spam_cvat.detections import VideoInfo
 from spam_cvat.evaluation.matching import cover, match_boxes
 from spam_cvat.tracks import Tracks
-
-VIDEO = VideoInfo("street", 10, 200, 100, 10.0)
-
-
-def _tracks(rows: list[tuple[int, int, float]]) -> Tracks:
-    """Rows of frame, identity and left edge; boxes are 20 wide and 40 high."""
-    frame, track, left = (list(column) for column in zip(*rows, strict=True))
-    return Tracks.create(VIDEO, frame, track, [[x, 30, x + 20, 70] for x in left])
 
 
 @pytest.fixture(scope="module")
 def truth() -> Tracks:
-    return _tracks([(k, 1, 10 + 5 * k) for k in range(10)] + [(k, 2, 140 - 5 * k) for k in range(10)])
+    return true_tracks()
 
 
 @pytest.fixture(scope="module")
 def swapped() -> Tracks:
-    """Follows person 1 as 7, loses him in frame 4, and follows him on as 9; person 2 is 8 from frame 5 on."""
-    first = [(k, 7 if k < 4 else 9, 10 + 5 * k) for k in range(10) if k != 4]
-    return _tracks(first + [(k, 8, 140 - 5 * k) for k in range(5, 10)])
+    return swapped_tracks()
 
 
 def test_matching_takes_as_many_pairs_as_it_can() -> None:
