@@ -47,11 +47,13 @@ class Policy:
 
     Attributes:
         gate: a detection enters the hierarchy above this. Low on purpose: the last word is the tracks' gate.
+        weak: a detection above this, though not above ``gate``, may still extend a track or fill its gaps.
         first_link: level 0 takes a link above this. High on purpose: what is unclear waits for motion from both sides.
         link: the levels above.
     """
 
     gate: float = 2.0
+    weak: float = 0.0
     first_link: float = 1.0
     link: float = 0.0
 
@@ -126,13 +128,13 @@ def run_clip(
     nodes, _, motion = graphs.detection_nodes(clip, graphs.chains(clip, pairs))
     support = graphs.support_table(clip, nodes.past, nodes.future)
     whole = graphs.build(nodes, pairs, motion, clip)
-    gate, logit = scorer.detections(whole)
+    gate, logits = scorer.detections(whole)
     lasting = graphs.support_of(support, clip.score)
     keep = ((gate > policy.gate) | (gate_answers == 1)) & (gate_answers != 0)
     alive = keep[pairs].all(1)
     node = np.where(keep, np.arange(len(clip)), -1)
     levels: list[Level] = []
-    node, record = _link(node, pairs[alive], logit[alive], policy.first_link, guard, scorer, 0, extents[0])
+    node, record = _link(node, pairs[alive], logits[alive], policy.first_link, guard, scorer, 0, extents[0])
     levels.append(record)
     track_gate = np.zeros(0)
     motion = measure_motion(clip, Members.of(node))
@@ -143,6 +145,8 @@ def run_clip(
         levels.append(record)
         if level in (UNTANGLE_AFTER, len(extents) - 1):
             node = untangle(clip, node, lasting, motion, gate_answers == 1, guard, scorer, policy, levels)
+    weak = (node < 0) & (gate > policy.weak) & (gate_answers != 0)
+    node = recover(clip, node, weak, pairs, logits, policy, guard)
     node = compact(guard.join(node))
     guard.absorb(node)
     final, _ = graphs.tracklet_nodes(clip, node, lasting)
@@ -301,6 +305,57 @@ def _link(
         component = follow(edge, taken, total)
         merged[node >= 0] = component[node[node >= 0]]
     return compact(merged), record
+
+
+def recover(
+    clip: Clip, node: Ints, weak: NDArray[np.bool_], pairs: Ints, logit: Floats, policy: Policy, guard: Guard
+) -> Ints:
+    """Give weak detections to the tracks that they continue. (N,) nodes.
+
+    Links of strong detections must not be led astray by weak ones, so those come last: where a track breaks off, chains
+    of weak detections that hang on it frame by frame become part of it. A chain between two tracks belongs to the
+    earlier one. Tracks that answers speak of keep out of this.
+    """
+    a, b = pairs.T
+    follows, precedes = np.zeros(len(node), bool), np.zeros(len(node), bool)
+    members = Members.of(node)
+    adjacent = np.diff(clip.frame[members.row]) == 1
+    adjacent &= np.diff(node[members.row]) == 0
+    follows[members.row[1:][adjacent]] = True
+    precedes[members.row[:-1][adjacent]] = True
+    usable = (
+        (weak[a] | weak[b]) & (weak[a] | ((node[a] >= 0) & ~precedes[a])) & (weak[b] | ((node[b] >= 0) & ~follows[b]))
+    )
+    edge = pairs[usable]
+    taken = round_links(edge, logit[usable] - policy.first_link, len(node))
+    before, after = np.arange(len(node)), np.arange(len(node))
+    before[edge[taken, 1]] = edge[taken, 0]
+    after[edge[taken, 0]] = edge[taken, 1]
+    # Chains end where a track's own box begins.
+    before[node >= 0] = after[node >= 0] = np.flatnonzero(node >= 0)
+    owner = np.where(node[_end(before)] >= 0, node[_end(before)], node[_end(after)])
+    closed = np.zeros(int(node.max(initial=-1)) + 1, bool)
+    spoken = node[guard.rows]
+    closed[spoken[spoken >= 0]] = True
+    weak = weak.copy()
+    weak[guard.rows] = False
+    rows = np.flatnonzero(weak & (owner >= 0))
+    rows = rows[~closed[owner[rows]]]
+    out = node.copy()
+    key = owner * (clip.num_frames + 1) + clip.frame
+    rows = rows[~np.isin(key[rows], (node * (clip.num_frames + 1) + clip.frame)[node >= 0])]
+    rows = rows[np.unique(key[rows], return_index=True)[1]]
+    out[rows] = owner[rows]
+    return out
+
+
+def _end(pointer: Ints) -> Ints:
+    """Where each row's chain of pointers ends."""
+    while True:
+        jumped = pointer[pointer]
+        if np.array_equal(jumped, pointer):
+            return pointer
+        pointer = jumped
 
 
 def _rows_in(edge: Ints, pairs: Ints, total: int) -> NDArray[np.bool_]:

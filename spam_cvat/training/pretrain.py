@@ -58,9 +58,9 @@ class PretrainConfig:
         workers: processes that make scenes.
     """
 
-    detection_scenes: int = 300
+    detection_scenes: int = 500
     detection_epochs: int = 5
-    rounds: tuple[int, ...] = (160, 360)
+    rounds: tuple[int, ...] = (200, 600)
     epochs: tuple[int, ...] = (4, 7)
     held_out: int = 60
     frames: tuple[int, int] = (60, 240)
