@@ -55,7 +55,7 @@ class Policy:
     gate: float = 2.0
     weak: float = 0.0
     first_link: float = 1.0
-    link: float = 0.0
+    link: float = 0.5
 
 
 # Level after which crossings are untangled for the first time; they are once more at the end.
