@@ -1,10 +1,14 @@
 """The one-click protocol, against a server that calls the function frame by frame as CVAT does."""
 
+import base64
 import itertools
+from dataclasses import replace
+from datetime import timedelta
 
 import numpy as np
 import pytest
 from cvat_standin import CvatStandin
+from cvat_standin.functions import Request
 from moving_squares import NAME, SquareFinder, as_handler, clip, join_by_colour, make_function, png
 
 from spam_cvat.cvat.connect import connect
@@ -272,6 +276,108 @@ def test_cancel_and_immediate_restart_writes_once(tmp_path, at, workers):
             click(conn, task)
             assert server.wait()
         assert_squares(conn, server, task)
+
+
+class TwoLoops:
+    """Calls of a cancelled request's loop and of its successor's, in an order that the test chooses.
+
+    The worker's copies of both records are listed as CVAT's queue would list them: the end of a loop is written over
+    whatever is listed.
+    """
+
+    def __init__(self, server, task, function):
+        self.server, self.function = server, function
+        frames = task.media.frames
+        self.images = [base64.b64encode(frames.original(frame).content).decode() for frame in range(FRAMES)]
+        now = server.clock.now()
+        self.records = {
+            name: Request(
+                id=f"action=autoannotate&target=task&target_id={task.id}",
+                function=NAME,
+                task=task.id,
+                job=None,
+                threshold=None,
+                mapping=None,
+                cleanup=False,
+                enqueued=now + timedelta(seconds=later),
+                owner=server.admin.id,
+            )
+            for name, later in (("old", 0), ("new", 5))
+        }
+
+    def listed(self, name, status, progress=None):
+        """Show a record, as ``started``, ``queued`` or ``finished``."""
+        record = replace(self.records[name], status=status, progress=progress, started=self.server.clock.now())
+        record.ended = self.server.clock.now() if status == "finished" else None
+        self.server.queue.store[record.id] = record
+
+    def show(self, *frames):
+        """The function's answers to calls with these frames."""
+        return [as_handler(self.function)({"image": self.images[frame]}) for frame in frames]
+
+
+@pytest.fixture
+def two_loops(tmp_path):
+    with CvatStandin() as server:
+        yield TwoLoops(server, new_task(server), make_function(server, tmp_path))
+
+
+def outcomes(two_loops):
+    return [run["status"] for run in two_loops.function.store.runs()]
+
+
+@pytest.mark.parametrize("apart", [1, 2, 5, 11])
+def test_the_loop_behind_is_passed_over_when_the_end_of_the_first_hides_it(two_loops, apart):
+    two_loops.listed("new", "started", 0)
+    behind, answers = iter(range(FRAMES)), []
+    for frame in range(FRAMES):
+        answers += two_loops.show(frame)
+        if frame >= apart - 1:
+            answers += two_loops.show(next(behind)) if frame < FRAMES - 1 else []
+    assert outcomes(two_loops) == ["done"], "the loop ahead has shown all frames under a request that is running"
+    two_loops.listed("old", "finished", 100)
+    answers += two_loops.show(*behind)
+    assert answers == [[]] * (2 * FRAMES), "no loose boxes"
+    assert outcomes(two_loops) == ["done"], "and the loop behind writes nothing"
+
+
+def test_the_loop_behind_is_passed_over_when_the_request_ends_before_it(two_loops):
+    two_loops.listed("new", "started", 0)
+    answers = two_loops.show(0, 1, 0, 2, 3, 1, *range(4, FRAMES))
+    two_loops.listed("new", "finished", 100)
+    answers += two_loops.show(*range(2, FRAMES))
+    assert answers == [[]] * (2 * FRAMES)
+    assert outcomes(two_loops) == ["done"]
+    (boxes,) = two_loops.show(3)
+    assert len(boxes) == 2, "once that loop has ended, a single frame gets its boxes again"
+
+
+def test_a_successor_that_begins_behind_the_cancelled_ones_end_is_passed_over(two_loops):
+    two_loops.listed("old", "started")
+    answers = two_loops.show(0)
+    two_loops.listed("new", "queued", 0)
+    answers += two_loops.show(*range(1, FRAMES))
+    # Taken by another worker, and in the same moment the end of the first is written over its record.
+    two_loops.listed("old", "finished", 100)
+    answers += two_loops.show(*range(FRAMES))
+    assert answers == [[]] * (2 * FRAMES)
+    assert outcomes(two_loops) == [], "nothing is written on a guess"
+
+
+def test_a_frame_shown_alone_while_its_task_is_worked_on_does_not_end_the_run(two_loops):
+    two_loops.listed("new", "started", 0)
+    two_loops.show(*range(10))
+    assert two_loops.show(0) == [[]]
+    two_loops.listed("new", "started", 71)
+    two_loops.show(*range(10, FRAMES))
+    assert outcomes(two_loops) == ["done"]
+
+
+def test_a_frame_shown_alone_after_the_run_gets_boxes(two_loops):
+    two_loops.listed("new", "started", 0)
+    two_loops.show(*range(FRAMES))
+    two_loops.listed("new", "finished", 100)
+    assert [len(boxes) for boxes in two_loops.show(0, 5)] == [2, 2]
 
 
 def test_an_error_in_the_midst_fails_the_run_and_the_next_click_carries_on(server, conn, tmp_path):

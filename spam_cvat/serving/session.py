@@ -8,7 +8,8 @@ strictly in frame order, so the image must be the next frame of one of them. Tha
 be that of the task's frame in original quality. A session belongs to one request, named by ``(id, enqueued)``. While
 there is only one, checking each tenth image and the last is enough, because the images between two matches are put in
 order by their own digests should one of them turn out to be a stranger; with several, every image is checked. What
-matches none is answered as by a plain detector. What matches two is refused: nothing is ever written on a guess.
+matches none is answered as by a plain detector, and what came already with nothing: the loop of a request that was
+cancelled may run on beside its successor's. What matches two is refused: nothing is ever written on a guess.
 """
 
 import bisect
@@ -17,7 +18,7 @@ import itertools
 import logging
 import math
 import time
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from threading import Lock
@@ -51,9 +52,6 @@ SEARCH_SECONDS = 40.0
 
 QUIET = 20
 """A cancelled request's loop that still ran would have shown an image among so many of others."""
-
-LATEST = 8
-"""An image that comes again so soon is a cancelled request's that runs beside its successor."""
 
 DIGESTS_KEPT = 20_000
 
@@ -358,7 +356,11 @@ class _Taken:
 
 
 class Session:
-    """One request: which frame comes next, and what was seen so far."""
+    """One request: which frame comes next, and what was seen so far.
+
+    Two loops of CVAT may show one request's frames: a cancelled one runs on beside its successor. The session follows
+    the one that is ahead; ``echo`` is the place that the other one shows next.
+    """
 
     def __init__(self, run: Run, video: VideoRun) -> None:
         """Begin at the first frame."""
@@ -367,7 +369,10 @@ class Session:
         self.place = 0
         self.anchored = False
         self.quiet = 0
-        self.latest: deque[str] = deque(maxlen=LATEST)
+        self.superseded = False
+        self.echo: int | None = None
+        self.came: dict[str, int] = {}
+        self._doubled = 0
         self._unchecked: list[_Taken] = []
         self._checked_to = 0
 
@@ -380,26 +385,45 @@ class Session:
     def must_check(self) -> bool:
         """Whether the next image has to be checked even while this is the only request."""
         last = self.place == len(self.video.frames) - 1
-        return not self.anchored or last or self.place % CHECK_EVERY == 0 or self.complete
+        return not self.anchored or last or self.place % CHECK_EVERY == 0 or self.complete or self._doubled > 0
 
-    def restart(self, run: Run) -> None:
+    @property
+    def shown_again(self) -> bool:
+        """Whether a second loop was in the midst of the frames of late."""
+        return self._doubled > 0 and self.echo is not None and self.echo < len(self.video.frames)
+
+    def restart(self) -> None:
         """Begin again; what was seen of the frames stays known."""
-        self.run, self.place, self.anchored, self._checked_to = run, 0, False, 0
-        self._unchecked = []
+        self.place, self.anchored, self._checked_to = 0, False, 0
+        self.superseded, self.echo, self._doubled = False, None, 0
+        self._unchecked, self.came = [], {}
+
+    def come_again(self, place: int) -> None:
+        """The image at ``place`` came a second time: from now on each image is checked, until that has ended."""
+        self.echo, self._doubled = place + 1, QUIET
+
+    def outlive(self) -> None:
+        """The request has ended, but calls of its other loop may still come, in order."""
+        self.run = replace(self.run, enqueued=f"after {self.run.enqueued}", status="cancelled")
+        self.quiet, self.came = 0, {}
+
+    def ignore(self, place: int, digest: str) -> None:
+        """Pass over the frame at ``place``: the request was cancelled."""
+        self.place, self.came[digest] = place + 1, place
 
     def take(self, place: int, digest: str, image: Callable[[], Image], checked: bool) -> None:
         """Take an image for the frame at ``place``."""
         frame = self.video.frames[place]
         seen = None if frame in self.video.harvest else self.video.see(frame, image())
         self._unchecked.append(_Taken(place, digest, seen))
-        self.latest.append(digest)
-        self.place = place + 1
+        self.place, self._doubled = place + 1, max(0, self._doubled - 1)
         if checked:
             self.settle()
 
     def settle(self) -> None:
         """All images so far are in place: keep what was seen in them."""
         for taken in self._unchecked:
+            self.came[taken.digest] = taken.place
             if taken.seen is not None:
                 self.video.harvest.add(self.video.frames[taken.place], taken.seen)
         self._unchecked, self._checked_to, self.anchored = [], self.place, True
@@ -407,7 +431,7 @@ class Session:
     def realign(self, digest: str, digest_of_place: Callable[[int], str], further: Iterable[int]) -> int | None:
         """Find the place of an image that is not the expected frame, and put the unchecked ones before it in place.
 
-        Those that are no frame of this run are dropped: somebody else's call came in between.
+        Those that are none of the frames to come are dropped: somebody else's call, or another loop's, came in between.
 
         Args:
             digest: of the image.
@@ -419,10 +443,12 @@ class Session:
         """
         end = min(self.place + SLACK, len(self.video.frames))
         following = self._checked_to
-        kept = []
+        kept, dropped = [], []
         for taken in self._unchecked:
             found = next((place for place in range(following, end) if digest_of_place(place) == taken.digest), None)
-            if found is not None:
+            if found is None:
+                dropped.append(taken.digest)
+            else:
                 # Camera motion was measured against the image before, which may have been the stranger.
                 seen = taken.seen and replace(taken.seen, warp=None)
                 kept.append(_Taken(found, taken.digest, seen))
@@ -430,6 +456,8 @@ class Session:
         if self._unchecked:
             self._unchecked, self.place = kept, following
             self.settle()
+        for again in (self.came[other] for other in dropped if other in self.came):
+            self.come_again(again)
         nearby = range(following, end)
         for place in (*nearby, *(place for place in further if place >= end)):
             if digest_of_place(place) == digest:
@@ -509,7 +537,7 @@ class Sessions:
             if place is None:
                 return Verdict("ignored", f"{session.run.id}: an image that came already")
             if session.run.status != "started":
-                session.place = place + 1
+                session.ignore(place, digest)
                 return Verdict("ignored", f"{session.run.id} was cancelled: frame {place} of it is not used")
             try:
                 session.take(place, digest, image, checked)
@@ -582,16 +610,21 @@ class Sessions:
                     )
                 if places:
                     session, place = places[0]
-                    if place == 0 and session.place:
-                        session.restart(session.run)
                     self._bury(dead, session)
+                    if place == 0 and session.place and not session.complete:
+                        session.come_again(0)
+                        return session, None, True
+                    if place == 0 and session.place:
+                        session.restart()
                     return session, place, True
         for candidate in live:
             if candidate.error is not None:
                 self._report(candidate.run, "failed", str(candidate.error))
                 raise candidate.error
         for session in (*sessions, *dead):
-            if digest in session.latest:
+            again = self._again(session, digest)
+            if again is not None:
+                session.come_again(again)
                 return session, None, True
         # Cancelled and asked for again before its first call: nothing tells of it but the queued request.
         for stray in self._strays([run for run in runs if run.status == "queued" and run.progress is None]):
@@ -610,7 +643,7 @@ class Sessions:
     def _candidate(self, run: Run) -> _Candidate:
         session = self._open.get(run.key)
         if session is not None:
-            session.run = run
+            session.run, session.superseded = run, False
             return _Candidate(run, session)
         try:
             task = read_task(self.connection, run.task, fps=self.settings.fps)
@@ -629,6 +662,7 @@ class Sessions:
         for session in self._open.values():
             now = listed.get(session.run.id)
             if now is not None and (now.key != session.run.key or now.status != "started"):
+                session.superseded |= now.key != session.run.key and now.status != "finished"
                 session.run = replace(session.run, status="cancelled")
                 dead.append(session)
         # After a restart of ours such a loop shows only as a queued request that makes progress.
@@ -650,13 +684,19 @@ class Sessions:
         """Let go of sessions whose request has ended; what they saw stays in the store.
 
         A request that is gone was cancelled, and its loop ends with the call in flight. One that is listed with another
-        time was asked for again: its loop may run on, even while the other is listed as finished.
+        time was asked for again: its loop may run on, even while the other is listed as finished. Where the end of one
+        of two loops has been written over the record of both, the other one's calls are still to come.
         """
         listed = {run.id: run for run in runs}
         for key, session in list(self._open.items()):
             now = listed.get(session.run.id)
-            if now is None or (now.key == session.run.key and now.status == "finished"):
-                self._open.pop(key).video.harvest.flush()
+            if now is not None and (now.key != session.run.key or now.status != "finished"):
+                continue
+            self._open.pop(key).video.harvest.flush()
+            followed = any(other.run.id == session.run.id for other in self._open.values())
+            if now is not None and (session.shown_again or (session.superseded and not followed)):
+                session.outlive()
+                self._open[session.run.key] = session
 
     def _expected(self, session: Session, digest: str) -> Iterator[int]:
         if not session.complete and self._digest(session, session.place) == digest:
@@ -668,6 +708,14 @@ class Sessions:
         """A key that we know may come again from its first frame: after a cancel and an immediate restart."""
         if session.place and self._digest(session, 0) == digest:
             yield 0
+
+    def _again(self, session: Session, digest: str) -> int | None:
+        """The place of an image that came already, None where it is none: a second loop is behind the first."""
+        if session.echo is not None:
+            for place in range(session.echo, min(session.echo + SLACK, session.place)):
+                if self._digest(session, place) == digest:
+                    return place
+        return session.came.get(digest)
 
     def _elsewhere(self, session: Session, digest: str) -> Iterator[int]:
         """Calls may have gone to another process, or a stranger's image may have been taken for a frame."""

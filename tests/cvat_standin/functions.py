@@ -257,7 +257,8 @@ class Queue:
     follow the odd cases: a cancelled request is gone (404) while its call is in flight and is written back as
     ``finished`` when the call returns; if the same task is asked for again meanwhile, the old loop takes the new record
     for its own, runs on to the end under status ``queued``, and writes itself over the new record, so that the new run
-    starts at its first frame under the old ``enqueued``.
+    starts at its first frame under the old ``enqueued``. With more than one worker both loops run at once; that follows
+    from the same two copies, but has not been watched on a real server.
     """
 
     def __init__(self, state: State, functions: Functions, workers: int = 1) -> None:
