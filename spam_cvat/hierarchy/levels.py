@@ -48,12 +48,16 @@ class Policy:
     Attributes:
         gate: a detection enters the hierarchy above this. Low on purpose: the last word is the tracks' gate.
         weak: a detection above this, though not above ``gate``, may still extend a track or fill its gaps.
+        sure: a detection with this share of the confidence of the clip's surest tenth enters whatever the gate says,
+        second: unless its IoU with a better one is larger than this.
         first_link: level 0 takes a link above this. High on purpose: what is unclear waits for motion from both sides.
         link: the levels above.
     """
 
     gate: float = 2.0
     weak: float = 0.0
+    sure: float = 0.9
+    second: float = 0.5
     first_link: float = 1.0
     link: float = 0.5
 
@@ -130,7 +134,7 @@ def run_clip(
     whole = graphs.build(nodes, pairs, motion, clip)
     gate, logits = scorer.detections(whole)
     lasting = graphs.support_of(support, clip.score)
-    keep = ((gate > policy.gate) | (gate_answers == 1)) & (gate_answers != 0)
+    keep = ((gate > policy.gate) | _sure(clip, policy) | (gate_answers == 1)) & (gate_answers != 0)
     alive = keep[pairs].all(1)
     node = np.where(keep, np.arange(len(clip)), -1)
     levels: list[Level] = []
@@ -153,6 +157,13 @@ def run_clip(
     empty = graphs.build(final, np.zeros((0, 2), np.int64), motion, clip)
     track_gate, _ = scorer.tracklets(empty, FINAL_LEVEL)
     return ClipResult(node, gate, track_gate, tuple(levels), motion, support)
+
+
+def _sure(clip: Clip, policy: Policy) -> NDArray[np.bool_]:
+    """(N,) boxes that the detector is as sure of as it gets, and that are no second box of a better one."""
+    some = clip.score[clip.score > 0.5]
+    level = float(np.quantile(some, 0.9)) if len(some) else 1.0
+    return (clip.score >= policy.sure * level) & (clip.shadow < policy.second)
 
 
 def tracklet_graph(
