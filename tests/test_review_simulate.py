@@ -13,7 +13,7 @@ from spam_cvat.training.synthetic import PRESETS, generate_scene
 
 @pytest.fixture(scope="module")
 def case():
-    scene = generate_scene(5, replace(PRESETS["street"], num_frames=80, people=9))
+    scene = generate_scene(5, replace(PRESETS["street"], num_frames=80, people=16))
     return Case(scene.detections, scene.ground_truth, scene.warps)
 
 
