@@ -59,7 +59,8 @@ DATA = "PETS09-S2L1"
 ANNOTATORS = ("anna", "ben")
 SPARE_ROUNDS, SPARE = 3, 0.02
 """Rounds after the last in which clicks that were not needed are spent, while they are this share of the budget."""
-COLUMNS = ("data", "variant", *PERCENT, "IDSW", "clicks", "share", "questions", "seconds")
+MEMORY = ("function_memory_mib", "companion_and_server_memory_mib")
+COLUMNS = ("data", "variant", *PERCENT, "IDSW", "clicks", "share", "questions", "seconds", *MEMORY)
 YOLOX, REIDENTIFICATION = "yolox_nano_416.onnx", "person-reidentification-retail-0248.onnx"
 FUNCTION = "from spam_cvat.serving.gateway import serve; serve(port={port})"
 
