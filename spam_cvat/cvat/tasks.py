@@ -506,10 +506,6 @@ def read_detections(conn: Connection, task: TaskInfo, labels: Sequence[str] | No
     )
 
 
-def _upright(shape: Mapping[str, Any]) -> NDArray[np.float64]:
-    return cvat_format.upright_box(shape["points"], shape.get("rotation") or 0.0)
-
-
 def _shape_score(shape: Mapping[str, Any], attributes: Mapping[int, str]) -> float:
     score: float | None = shape.get("score")
     if score is None:

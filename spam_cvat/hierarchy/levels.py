@@ -46,7 +46,8 @@ class Policy:
     """When a node stays and a link is taken, in log odds.
 
     Attributes:
-        gate: a detection enters the hierarchy above this. Low on purpose: the last word is the tracks' gate.
+        gate: a detection takes part in linking above this. High on purpose: weak boxes lead links astray, and are given
+            afterwards to the tracks they continue.
         weak: a detection above this, though not above ``gate``, may still extend a track or fill its gaps.
         sure: a detection with this share of the confidence of the clip's surest tenth enters whatever the gate says,
         second: unless its IoU with a better one is larger than this.
