@@ -3,9 +3,11 @@
 In: a clip with an identity per row. Out: rows of (frame, identity, box in pixels, score, detection row or -1).
 
 Smoothing works in camera-compensated coordinates with a local-linear kernel over time, boxes weighted by how exact
-they are likely to be. How wide the kernel may be is measured without labels: each box is predicted from its neighbours
-alone (leave one out), and the width with the smallest error is taken, per coordinate. Where people walk, that is wide
-and takes the detector's jitter out; where they dance, it is narrow and leaves the boxes as they are.
+they are likely to be. How wide the kernel may be is measured without labels, per coordinate, by two rules. Each box is
+predicted from its neighbours alone, and the width with the smallest error is taken; as a detector's errors last for
+some frames, the nearest neighbours are left out too (h-block cross-validation, Burman, Chow and Nolan 1994). And a
+width is taken when it moves boxes by hardly more than half of it does: where people walk, that is wide and gives what
+an annotator's few key frames give; where they dance, it is narrow and leaves the boxes as they are.
 """
 
 from collections.abc import Mapping
@@ -25,13 +27,15 @@ from spam_cvat.tracks import Tracks, spread_corrections
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-# Kernel widths to choose from, in frames; 0 leaves boxes as they are.
+# Kernel widths to choose from, in frames.
 WIDTHS = (0.7, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 REACH = 3
-# A detector's errors last for some frames, so that neighbours predict them too and the best width comes out too small.
-# Where it is narrow all the same, people move fast and it stays; else it is widened by up to this factor.
-NARROW = 1.5
-WIDEN = 2.0
+# Neighbours at most so many frames away share a box's error: two, or more at high frame rates.
+LASTING, LASTING_SECONDS = 2, 0.07
+# A width up to the second number is harmless when half of it gives boxes that are nearer than this, in heights.
+UNMOVED, WIDEST_UNMOVED = 0.0025, 4.0
+# Widths are chosen on tracks with about so many boxes.
+SAMPLE = 8000
 # A corrected box speaks for its neighbours this many seconds around it.
 CORRECTION_REACH = 1.0
 # A box put into a gap says as much about its place as this share of a seen one.
@@ -90,49 +94,87 @@ def smoothed(clip: Clip, rows: Rows) -> tuple[Floats, Floats]:
     """Smoothed boxes (M, 4) in clip coordinates, and the kernel width chosen for each coordinate (4,)."""
     if not len(rows.frame):
         return rows.box, np.zeros(4)
-    seen = rows.row >= 0
-    precision = np.where(seen, (noise(clip)[rows.row] / noise(clip).min()) ** -2.0, FILLED_WEIGHT)
-    pad = int(np.ceil(REACH * WIDEN * max(WIDTHS)))
-    place = np.arange(len(rows.track)) + np.unique(rows.track, return_inverse=True)[1] * pad
-    length = int(place[-1]) + 1
-    weight = np.zeros(length)
-    weight[place] = precision
-    height = rows.box[:, 3]
-    best = np.full(4, np.inf)
-    out, chosen = rows.box.copy(), np.zeros(4)
-    padded = np.zeros((length, 4))
-    padded[place] = rows.box
-    for width in WIDTHS:
-        mean, own = _local_linear(padded, weight, width)
-        estimate, share = mean[place], own[place]
-        judged = seen & (share < 0.999)
-        left_out = np.abs(rows.box - estimate)[judged] / ((1 - share[judged]) * height[judged])[:, None]
-        error = np.median(left_out, axis=0) if judged.any() else np.full(4, np.inf)
-        better = error < best
-        best[better], chosen[better] = error[better], width
-    chosen *= np.clip(chosen / NARROW, 1, WIDEN)
-    for width in np.unique(chosen[chosen > 0]):
-        out[:, chosen == width] = _local_linear(padded, weight, width)[0][place][:, chosen == width]
-    return out, chosen
+    sigma = noise(clip)
+    precision = np.where(rows.row >= 0, (sigma[rows.row] / sigma.min()) ** -2.0, FILLED_WEIGHT)
+    every = max(len(rows.track) // SAMPLE, 1)
+    sample = np.flatnonzero(np.unique(rows.track, return_inverse=True)[1] % every == 0)
+    lasting = max(LASTING, round(LASTING_SECONDS * clip.fps))
+    width = _best_widths(_Series.of(rows, sample, precision), rows.row[sample] >= 0, lasting)
+    series = _Series.of(rows, np.arange(len(rows.track)), precision)
+    out = rows.box.copy()
+    for value in np.unique(width):
+        out[:, width == value] = series.smooth(value)[:, width == value]
+    return out, width
 
 
-def _local_linear(values: Floats, weight: Floats, width: float) -> tuple[Floats, Floats]:
-    """Local-linear regression in time. (L, 4), (L,) -> estimates (L, 4) and each row's share in its own (L,)."""
-    reach = int(np.ceil(REACH * width))
-    t = np.arange(-reach, reach + 1, dtype=np.float64)
-    kernel = np.exp(-0.5 * (t / width) ** 2)
+def _best_widths(series: "_Series", seen: NDArray[np.bool_], lasting: int) -> Floats:
+    """Kernel width for each coordinate, (4,), by the two rules of the module's first lines."""
+    reach = lasting + 1
+    track, box = series.track, series.box
+    inner = np.zeros(len(track), bool)
+    inner[reach:-reach] = (track[: -2 * reach] == track[reach:-reach]) & (track[2 * reach :] == track[reach:-reach])
+    judged = seen & inner
+    width = np.full(4, WIDTHS[0])
+    if not judged.any():
+        return width
+    height = box[judged, 3:]
 
-    def moment(data: Floats, power: int) -> Floats:
-        # convolve1d flips its kernel, so the offset of a neighbour enters with its own sign.
-        return convolve1d(data, (kernel * t**power)[::-1], axis=0, mode="constant")
+    def difference(one: Floats, other: Floats) -> Floats:
+        return np.asarray(np.median(np.abs(one - other)[judged] / height, axis=0))
 
-    s0, s1, s2 = moment(weight, 0), moment(weight, 1), moment(weight, 2)
-    s2 = s2 + 1e-3 * width**2 * s0 + 1e-12
-    det = np.maximum(s0 * s2 - s1 * s1, 1e-12)
-    weighted = values * weight[:, None]
-    y0, y1 = moment(weighted, 0), moment(weighted, 1)
-    mean = (s2[:, None] * y0 - s1[:, None] * y1) / det[:, None]
-    return mean, np.clip(weight * s2 / det, 0, 1)
+    errors = np.stack([difference(box, series.smooth(value, lasting)) for value in WIDTHS])
+    width = np.array(WIDTHS)[errors.argmin(0)]
+    harmless = np.ones(4, bool)
+    for value in (value for value in WIDTHS if 1 <= value <= WIDEST_UNMOVED):
+        harmless &= difference(series.smooth(value), series.smooth(value / 2)) <= UNMOVED
+        if not harmless.any():
+            break
+        width[harmless] = np.maximum(width[harmless], value)
+    return width
+
+
+@dataclass(frozen=True)
+class _Series:
+    """Tracks one behind the other on one time axis, far enough apart not to touch.
+
+    ``track`` (M,) and ``box`` (M, 4) are the rows; ``place`` (M,) says where on the axis they lie, which holds
+    ``padded`` (L, 4) boxes with ``weight`` (L,).
+    """
+
+    track: Ints
+    box: Floats
+    place: Ints
+    padded: Floats
+    weight: Floats
+
+    @classmethod
+    def of(cls, rows: Rows, index: Ints, precision: Floats) -> "_Series":
+        """The series of some whole tracks: ``index`` into the rows, ``precision`` (M,) of all rows."""
+        track, box = rows.track[index], rows.box[index]
+        pad = int(np.ceil(REACH * max(WIDTHS)))
+        place = np.arange(len(track)) + np.unique(track, return_inverse=True)[1] * pad
+        weight = np.zeros(int(place.max(initial=-1)) + 1)
+        weight[place] = precision[index]
+        padded = np.zeros((len(weight), 4))
+        padded[place] = box
+        return cls(track, box, place, padded, weight)
+
+    def smooth(self, width: float, left_out: int = -1) -> Floats:
+        """Local-linear regression in time, without the boxes up to ``left_out`` frames away. (M, 4)."""
+        reach = int(np.ceil(REACH * max(width, (left_out + 1) / 2)))
+        t = np.arange(-reach, reach + 1, dtype=np.float64)
+        kernel = np.where(np.abs(t) > left_out, np.exp(-0.5 * (t / width) ** 2), 0.0)
+
+        def moment(data: Floats, power: int) -> Floats:
+            # convolve1d flips its kernel, so the offset of a neighbour enters with its own sign.
+            return convolve1d(data, (kernel * t**power)[::-1], axis=0, mode="constant")
+
+        s0, s1, s2 = moment(self.weight, 0), moment(self.weight, 1), moment(self.weight, 2)
+        s2 = s2 + 1e-3 * width**2 * s0 + 1e-12
+        det = np.maximum(s0 * s2 - s1 * s1, 1e-12)
+        weighted = self.padded * self.weight[:, None]
+        mean = (s2[:, None] * moment(weighted, 0) - s1[:, None] * moment(weighted, 1)) / det[:, None]
+        return np.asarray(mean[self.place])
 
 
 def to_video(clip: Clip, rows: Rows, box: Floats) -> Floats:
@@ -167,7 +209,7 @@ def make_tracks(
         Tracks with identities from 1 in order of appearance.
     """
     video = detections.video
-    context = int(max_gap * video.fps) + int(REACH * WIDEN * max(WIDTHS)) + 1
+    context = int(max_gap * video.fps) + int(REACH * max(WIDTHS)) + 1
     columns: list[tuple[Ints, Ints, Floats, Floats, Ints]] = []
     for start, stop in clip_ranges(detections):
         low, high = max(start - context, 0), min(stop + context, video.num_frames)
