@@ -19,7 +19,7 @@ from benchmarks.study import true_identities
 from spam_cvat.annotation import Annotation
 from spam_cvat.engine import annotate
 from spam_cvat.hierarchy.calibration import expected_calibration_error
-from spam_cvat.training.pretrain import cluttered, true_edges
+from spam_cvat.training.pretrain import true_edges
 from spam_cvat.training.synthetic import generate_scene, random_config
 
 DATA = ("generated", "mot17-first", "dancetrack")
@@ -32,7 +32,7 @@ def annotated(data: str, weights: Path | None) -> Iterator[tuple[Annotation, NDA
     if data == "generated":
         for seed in range(FIRST_SEED, FIRST_SEED + SCENES):
             rng = np.random.default_rng(seed)
-            scene = generate_scene(seed, cluttered(random_config(rng, FRAMES), rng))
+            scene = generate_scene(seed, random_config(rng, FRAMES))
             yield annotate(scene.detections, warps=scene.warps, weights=weights), scene.identity.astype(np.int64)
         return
     parts, split = (("dancetrack", "val"), "all") if data == "dancetrack" else (("mot17", "train"), "first")

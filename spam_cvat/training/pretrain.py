@@ -32,7 +32,7 @@ from spam_cvat.hierarchy.levels import FINAL_LEVEL, UNTANGLE_LEVEL, GeometryScor
 from spam_cvat.hierarchy.motion_fit import Members
 from spam_cvat.hierarchy.network import GraphNetwork, NetworkConfig
 from spam_cvat.hierarchy.weights import Calibration, NetworkScorer, from_bytes, to_bytes
-from spam_cvat.training.synthetic import Scene, SceneConfig, generate_scene, random_config
+from spam_cvat.training.synthetic import Scene, generate_scene, random_config
 
 log = logging.getLogger(__name__)
 
@@ -110,45 +110,6 @@ class Recorder:
         return self.scorer.calibrate(probability, level)
 
 
-def cluttered(config: SceneConfig, rng: np.random.Generator) -> SceneConfig:
-    """Some scenes as a strong detector at a low threshold sees them, some with more clutter, the others as they are.
-
-    A strong detector finds whoever can be seen, so what it reports with little confidence is mostly not real, and lies
-    on people: of YOLOX boxes with a confidence of 0.1 to 0.3 on the first halves of MOT17 one in six is real, half of
-    the unsure ones overlap a better box by more than 0.5, and most are covered. Without this the gate trusts them.
-    """
-
-    def more(value: float, factor: float) -> float:
-        return float(value * factor * np.exp(rng.normal(0, 0.5)))
-
-    detector, clutter = config.detector, config.clutter
-    if rng.random() < 0.4:
-        return config
-    strong = rng.random() < 0.6
-    quality = detector.duplicate_quality + float(rng.normal(-0.8 if strong else 0.0, 0.5))
-    detector = replace(detector, duplicates=more(detector.duplicates, 8 if strong else 4), duplicate_quality=quality)
-    if strong:
-        detector = replace(
-            detector,
-            base=detector.base + 0.8,
-            person_sd=0.7 * detector.person_sd,
-            slow_sd=0.7 * detector.slow_sd,
-            visibility_gain=1.5 * detector.visibility_gain,
-        )
-    return replace(
-        config,
-        people=min(config.people * float(rng.uniform(1, 1.6)), 80.0),
-        detector=detector,
-        clutter=replace(
-            clutter,
-            spots=more(clutter.spots, 0.8 if strong else 1.5),
-            flicker=more(clutter.flicker, 0.8 if strong else 1.5),
-            parts=more(clutter.parts, 2),
-            pairs=more(clutter.pairs, 3),
-        ),
-    )
-
-
 def training_scene(seed: int, config: PretrainConfig) -> tuple[Clip, NDArray[np.int64]]:
     """A clip of a random scene and the true identity per row; varied in what a user might bring.
 
@@ -156,7 +117,7 @@ def training_scene(seed: int, config: PretrainConfig) -> tuple[Clip, NDArray[np.
     """
     rng = np.random.default_rng([seed, 77])
     frames = int(rng.integers(*config.frames))
-    scene: Scene = generate_scene(seed, cluttered(random_config(rng, frames), rng))
+    scene: Scene = generate_scene(seed, random_config(rng, frames))
     threshold = float(rng.choice([0.1, 0.05, 0.2, 0.4], p=[0.7, 0.1, 0.1, 0.1]))
     rows = np.flatnonzero(scene.detections.score >= threshold)
     detections, identity = scene.detections.select(rows), scene.identity[rows].astype(np.int64)

@@ -166,20 +166,22 @@ class DetectorConfig:
         jitter: error of each box edge as a share of the box's size.
         jitter_slow: share of the jitter's variance that lasts (a tenth of a second to more than one).
         jitter_occluded: how much the jitter grows as the person gets hidden.
+        jitter_unsure: how much it grows (log) for each unit of quality below ``base``: a box of little confidence is
+            badly placed too.
         shrink: 0 boxes of the whole person, 1 boxes of the visible part.
         clip: boxes end at the image's border.
         duplicates: bursts of second boxes a second and person.
-        duplicate_quality: quality of a second box relative to the first.
+        duplicate_quality: quality of a second box; where people overlap it is higher.
     """
 
-    base: float = 2.9
+    base: float = 3.6
     sharpness: float = 1.0
     cap: float = 0.96
-    visibility_gain: float = 1.4
+    visibility_gain: float = 1.9
     size_gain: float = 1.5
     small: float = 0.1
-    person_sd: float = 0.5
-    slow_sd: float = 0.55
+    person_sd: float = 0.45
+    slow_sd: float = 0.5
     slow_time: float = 1.0
     fast_sd: float = 0.25
     white_sd: float = 0.13
@@ -187,13 +189,14 @@ class DetectorConfig:
     burst_time: float = 0.4
     threshold: float = 0.01
     nms: float = 0.7
-    jitter: float = 0.016
-    jitter_slow: float = 0.85
-    jitter_occluded: float = 1.5
-    shrink: float = 0.2
+    jitter: float = 0.014
+    jitter_slow: float = 0.9
+    jitter_occluded: float = 0.6
+    jitter_unsure: float = 0.3
+    shrink: float = 0.15
     clip: bool = False
-    duplicates: float = 0.4
-    duplicate_quality: float = -3.3
+    duplicates: float = 1.6
+    duplicate_quality: float = -2.9
 
 
 @dataclass(frozen=True)
@@ -208,21 +211,22 @@ class ClutterConfig:
         flicker: boxes a frame at random places, for an average frame.
         flicker_quality: their mean quality.
         parts: share of person boxes that come with a box of a part of the body, nearly.
-        parts_quality: quality of such a box relative to the person's.
-        pairs: share of overlapping pairs that come with a box around both.
-        pairs_quality: quality of such a box relative to the better one of the pair.
+        parts_quality: quality of such a box.
+        pairs: share of overlapping pairs that come with a box whose sides are now of the one, now of the other:
+            around both, around what they share, or half-way between them.
+        pairs_quality: quality of such a box; the more they overlap the higher.
     """
 
     spots: float = 3.0
-    spot_quality: float = -2.5
+    spot_quality: float = -2.7
     reflections: float = 0.2
     reflection_quality: float = -2.5
     flicker: float = 2.0
     flicker_quality: float = -4.0
-    parts: float = 0.12
-    parts_quality: float = -4.0
-    pairs: float = 0.1
-    pairs_quality: float = -4.2
+    parts: float = 0.25
+    parts_quality: float = -3.0
+    pairs: float = 1.0
+    pairs_quality: float = -2.8
 
 
 @dataclass(frozen=True)
@@ -327,7 +331,7 @@ PRESETS: dict[str, SceneConfig] = {
             posture_time=0.35,
         ),
         camera=CameraConfig(pan=0.01, zoom=0.05),
-        detector=DetectorConfig(base=3.2, burst_rate=0.01, visibility_gain=1.3, duplicates=0.2),
+        detector=DetectorConfig(base=3.9, burst_rate=0.01, visibility_gain=1.7, duplicates=0.8),
         clutter=ClutterConfig(spots=1.0, reflections=0.2, flicker=0.8),
     ),
     "sport": SceneConfig(
@@ -356,7 +360,7 @@ PRESETS: dict[str, SceneConfig] = {
         people=5,
         world=WorldConfig(near=12, far=40, camera_height=6, horizon=-0.05, focal=1.0, occluders=1.0),
         motion=MotionConfig(speed=1.2, turn=0.5, flow=0.2, standing=0.1, stop_rate=0.05, groups=0.35),
-        detector=DetectorConfig(base=2.4, small=0.15, slow_sd=0.6, person_sd=0.6),
+        detector=DetectorConfig(base=3.0, small=0.15, slow_sd=0.6, person_sd=0.6),
     ),
 }
 
@@ -390,7 +394,7 @@ def random_config(
     if config.motion.kind != "walk":  # nobody films fast motion at rates that lose it
         rates = [rate for rate in rates if rate >= 15]
     fps = config.fps if rng.random() < 0.4 else float(rng.choice(rates))
-    people = float(np.clip(config.people * np.exp(rng.normal(0.3, 0.6)), 2, 80))
+    people = float(np.clip(config.people * np.exp(rng.normal(0.45, 0.6)), 2, 80))
     with_embedder = rng.random() < 0.5 if embedder is None else embedder
     drawn = replace(
         config,
@@ -492,48 +496,51 @@ def _random_camera(rng: np.random.Generator, camera: CameraConfig) -> CameraConf
 
 
 def _random_detector(rng: np.random.Generator, detector: DetectorConfig) -> DetectorConfig:
-    # Two-stage detectors are sure of what they report, report little else, and suppress neighbours more strictly.
+    # Two-stage detectors are sure of what they report, report little else, and suppress neighbours more strictly. Among
+    # the others a strong one finds whoever can be seen, so what it reports with little confidence is mostly not real.
     sure = rng.random() < 0.25
+    strength = float(rng.normal(0, 0.5))
     return replace(
         detector,
-        base=float(np.clip(detector.base + rng.normal(-0.4 if sure else 0, 0.6), 1.0, 5.0)),
-        sharpness=float(rng.uniform(2, 5)) if sure else _vary(rng, detector.sharpness, 0.3),
+        base=float(np.clip(detector.base + (-0.4 if sure else 0) + strength + rng.normal(0, 0.35), 1.0, 5.0)),
+        sharpness=float(rng.uniform(2, 5)) if sure else _vary(rng, detector.sharpness, 0.25),
         cap=1.0 if sure else float(rng.uniform(0.9, 1.0)),
         visibility_gain=_vary(rng, detector.visibility_gain * (1.6 if sure else 1), 0.45),
         size_gain=_vary(rng, detector.size_gain, 0.3),
         small=_vary(rng, detector.small, 0.4),
-        person_sd=_vary(rng, detector.person_sd, 0.3),
-        slow_sd=_vary(rng, detector.slow_sd, 0.3),
+        person_sd=_vary(rng, detector.person_sd * np.exp(-0.4 * strength), 0.3),
+        slow_sd=_vary(rng, detector.slow_sd * np.exp(-0.4 * strength), 0.3),
         slow_time=_vary(rng, detector.slow_time, 0.4),
         fast_sd=_vary(rng, detector.fast_sd, 0.5),
         white_sd=_vary(rng, detector.white_sd, 0.7),
         burst_rate=_vary(rng, detector.burst_rate, 0.8),
         burst_time=_vary(rng, detector.burst_time, 0.5),
         threshold=float(rng.choice([0.01, 0.05, 0.1, 0.1, 0.2])),
-        nms=float(rng.choice([0.3, 0.4, 0.5, 0.6] if sure else [0.5, 0.6, 0.7, 0.7, 0.8])),
+        nms=float(rng.choice([0.3, 0.4, 0.5, 0.6] if sure else [0.45, 0.6, 0.65, 0.7, 0.7, 0.7])),
         jitter=_vary(rng, detector.jitter, 0.4),
-        jitter_slow=float(rng.uniform(0.3, 0.95)),
+        jitter_slow=float(rng.uniform(0.5, 0.98)),
         jitter_occluded=_vary(rng, detector.jitter_occluded, 0.5),
-        shrink=float(rng.beta(0.7, 1.5)),
+        jitter_unsure=_vary(rng, detector.jitter_unsure, 0.4),
+        shrink=float(rng.beta(0.6, 2.2)),
         clip=bool(rng.random() < 0.5),
-        duplicates=_vary(rng, detector.duplicates, 0.8) * (0.3 if sure else 1),
-        duplicate_quality=float(detector.duplicate_quality + rng.normal(0, 0.8)),
+        duplicates=_vary(rng, detector.duplicates, 0.9) * (0.3 if sure else 1),
+        duplicate_quality=float(detector.duplicate_quality + rng.normal(0, 0.5)),
     )
 
 
 def _random_clutter(rng: np.random.Generator, clutter: ClutterConfig) -> ClutterConfig:
     return replace(
         clutter,
-        spots=_vary(rng, clutter.spots, 0.7),
+        spots=_vary(rng, clutter.spots, 0.8),
         spot_quality=float(clutter.spot_quality + rng.normal(0, 0.8)),
         reflections=clutter.reflections * float(rng.uniform(0, 3)),
         reflection_quality=float(clutter.reflection_quality + rng.normal(0, 0.7)),
         flicker=_vary(rng, clutter.flicker, 0.8),
         flicker_quality=float(clutter.flicker_quality + rng.normal(0, 0.6)),
-        parts=_vary(rng, clutter.parts, 0.7),
-        parts_quality=float(clutter.parts_quality + rng.normal(0, 0.7)),
-        pairs=_vary(rng, clutter.pairs, 0.7),
-        pairs_quality=float(clutter.pairs_quality + rng.normal(0, 0.7)),
+        parts=_vary(rng, clutter.parts, 0.9),
+        parts_quality=float(clutter.parts_quality + rng.normal(0, 0.5)),
+        pairs=_vary(rng, clutter.pairs, 0.9),
+        pairs_quality=float(clutter.pairs_quality + rng.normal(0, 0.5)),
     )
 
 
@@ -1082,7 +1089,9 @@ def _quality(rng: np.random.Generator, config: SceneConfig, people: _People, vie
     return out
 
 
-def _jittered(rng: np.random.Generator, config: SceneConfig, people: _People, view: _View, dt: float) -> Floats:
+def _jittered(
+    rng: np.random.Generator, config: SceneConfig, people: _People, view: _View, quality: Floats, dt: float
+) -> Floats:
     """The detector's own boxes: drawn towards the visible part, with errors that last."""
     detector, shape = config.detector, (people.count, config.num_frames)
     size = people.box[:, 2:] - people.box[:, :2]
@@ -1093,12 +1102,13 @@ def _jittered(rng: np.random.Generator, config: SceneConfig, people: _People, vi
     at = (people.person, people.frame)
     # Some people, and some moments, are much harder to box than others: errors are heavy-tailed.
     hard = np.exp(0.5 * _lasting(rng, shape, dt, 1.5)[at] + rng.normal(0, 0.35, people.count)[people.person])
-    amount = detector.jitter * hard * (1 + detector.jitter_occluded * (1 - view.visible))
-    # Arms and legs make left and right edges twice as uncertain, relative to the width, as top and bottom.
-    scale = np.concatenate([2.2 * size[:, :1], size[:, 1:]], 1) * amount[:, None]
+    unsure = np.exp(detector.jitter_unsure * np.clip(detector.base - quality, -1, 5))
+    amount = detector.jitter * hard * unsure * (1 + detector.jitter_occluded * (1 - view.visible))
+    # Arms and legs make left and right edges more uncertain, relative to the width, than top and bottom.
+    scale = np.concatenate([2.5 * size[:, :1], size[:, 1:]], 1) * amount[:, None]
     errors = np.empty((len(people.frame), 4))
     for side in range(4):
-        slow = 0.8 * _lasting(rng, shape, dt, 1.2)[at] + 0.6 * _lasting(rng, shape, dt, 0.12)[at]
+        slow = 0.45 * _lasting(rng, shape, dt, 1.2)[at] + 0.9 * _lasting(rng, shape, dt, 0.15)[at]
         quick = rng.standard_normal(len(people.frame))
         errors[:, side] = np.sqrt(detector.jitter_slow) * slow + np.sqrt(1 - detector.jitter_slow) * quick
     box = box + errors * np.tile(scale, 2)
@@ -1106,17 +1116,34 @@ def _jittered(rng: np.random.Generator, config: SceneConfig, people: _People, vi
     return box
 
 
+def _unsure(
+    rng: np.random.Generator, config: SceneConfig, people: _People, row: Ints, quality: Floats, level: float, dt: float
+) -> Floats:
+    """Quality of boxes that are not the detector's answer for a person, but lie on the people of ``row``: (K,).
+
+    It is a level of its own, little of the person's: however sure a detector is of somebody, what it reports besides
+    it reports with little confidence.
+    """
+    lasting = _lasting(rng, (people.count, config.num_frames), dt, 0.3)
+    noise = 0.8 * lasting[people.person[row], people.frame[row]] + rng.normal(0, 0.4, len(row))
+    return level + 0.2 * np.clip(quality[row] - config.detector.base, -5, 2) + noise
+
+
 def _second_boxes(
-    rng: np.random.Generator, config: SceneConfig, people: _People, own: Floats, quality: Floats, dt: float
+    rng: np.random.Generator, config: SceneConfig, people: _People, view: _View, own: Floats, quality: Floats, dt: float
 ) -> _Candidates:
-    """Duplicates: boxes of the same person, shifted or scaled for a while, with less confidence."""
+    """Duplicates: boxes of a person's shape beside the person, mostly sideways, for a while."""
     detector, shape = config.detector, (people.count, config.num_frames)
-    on = _bursts(rng, shape, dt, detector.duplicates, 0.5)[people.person, people.frame]
-    row = np.flatnonzero(on & (rng.random(len(on)) < 0.7))
-    size = np.tile(own[row, 2:] - own[row, :2], 2)
-    offset = rng.normal(0, 0.16, (people.count, 4))[people.person[row]] + rng.normal(0, 0.06, (len(row), 4))
-    level = quality[row] + detector.duplicate_quality + rng.normal(0, 1, len(row))
-    return _candidates(people.frame[row], own[row] + offset * size, level, row, 1, people.person[row])
+    row = np.flatnonzero(_bursts(rng, shape, dt, detector.duplicates, 0.5)[people.person, people.frame])
+    at = (people.person[row], people.frame[row])
+    size = own[row, 2:] - own[row, :2]
+    shift = np.stack([spread * _lasting(rng, shape, dt, 0.4)[at] for spread in (0.3, 0.06)], 1)
+    grown = np.stack([_lasting(rng, shape, dt, 0.4)[at] for _ in range(2)], 1) * 0.18 - 0.04
+    middle = (own[row, :2] + own[row, 2:]) / 2 + shift * size
+    half = size * np.exp(grown) / 2
+    box = np.concatenate([middle - half, middle + half], 1) + rng.normal(0, 0.02, (len(row), 4)) * np.tile(size, 2)
+    level = _unsure(rng, config, people, row, quality, detector.duplicate_quality, dt) + 2 * view.crowd[row]
+    return _candidates(people.frame[row], box, level, row, 1, people.person[row])
 
 
 def _candidates(
@@ -1215,22 +1242,28 @@ def _parts(
     share = np.array([[0.1, 0.0, 0.9, 0.45], [0.0, 0.1, 1.0, 0.7], [0.05, 0.45, 0.95, 1.0]])[kind]
     size = own[row, 2:] - own[row, :2]
     box = np.tile(own[row, :2], 2) + (share + rng.normal(0, 0.03, share.shape)) * np.tile(size, 2)
-    level = quality[row] + clutter.parts_quality + rng.normal(0, 0.9, len(row))
+    level = _unsure(rng, config, people, row, quality, clutter.parts_quality, dt)
     return _candidates(people.frame[row], box, level, source=people.person[row])
 
 
 def _pairs(
     rng: np.random.Generator, config: SceneConfig, people: _People, view: _View, own: Floats, quality: Floats, dt: float
 ) -> _Candidates:
-    """Boxes around two people of similar size that overlap."""
+    """Boxes that mix two people who overlap: each side is the one's, the other's, or lies between."""
+    clutter, shape = config.clutter, (people.count, config.num_frames)
     behind, front = view.pairs
-    shape = (people.count, config.num_frames)
-    on = _bursts(rng, shape, dt, config.clutter.pairs / 0.4, 0.4)[people.person[behind], people.frame[behind]]
+    on = _bursts(rng, shape, dt, clutter.pairs / 0.5, 0.5)[people.person[behind], people.frame[behind]]
     behind, front = behind[on], front[on]
-    box = np.concatenate([np.minimum(own[behind, :2], own[front, :2]), np.maximum(own[behind, 2:], own[front, 2:])], 1)
-    level = np.maximum(quality[behind], quality[front]) + config.clutter.pairs_quality
-    level = level + rng.normal(0, 0.9, len(level))
-    return _candidates(people.frame[behind], box, level, source=people.person[front])
+    shared = iou_pairs(people.box[behind], people.box[front])
+    near = shared > 0.1
+    behind, front, shared = behind[near], front[near], shared[near]
+    # Every pair has its own mix for as long as it lasts.
+    taste = rng.random((people.count, 4))
+    mix = (taste[people.person[behind]] + taste[people.person[front]]) % 1
+    box = own[behind] + np.clip(1.5 * mix - 0.25, 0, 1) * (own[front] - own[behind])
+    box += rng.normal(0, 0.02, (len(behind), 4)) * np.tile(own[behind, 2:] - own[behind, :2], 2)
+    level = _unsure(rng, config, people, behind, quality, clutter.pairs_quality, dt) + 2 * shared
+    return _candidates(people.frame[behind], box, level, behind, 1, people.person[behind])
 
 
 def _joined(parts: list[_Candidates]) -> _Candidates:
@@ -1339,12 +1372,12 @@ def generate_scene(seed: int, config: SceneConfig | None = None) -> Scene:
     people = _people(rng, config, camera, dt)
     view = _visibility(rng, config, camera, people)
     quality = _quality(rng, config, people, view, dt)
-    own = _jittered(rng, config, people, view, dt)
+    own = _jittered(rng, config, people, view, quality, dt)
     rows = np.arange(len(people.frame))
     candidates = _joined(
         [
             _candidates(people.frame, own, quality, rows, 0, people.person),
-            _second_boxes(rng, config, people, own, quality, dt),
+            _second_boxes(rng, config, people, view, own, quality, dt),
             _spots(rng, config, camera, exact, dt),
             _reflections(rng, config, people, own, quality),
             _flicker(rng, config),
