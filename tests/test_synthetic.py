@@ -162,7 +162,7 @@ def test_the_mean_number_of_people_is_the_one_asked_for() -> None:
 
 def test_dancers_keep_their_identity_when_they_come_back() -> None:
     scene = generate_scene(0, preset("dance", num_frames=600))
-    assert len(scene.ground_truth.ids) == 8
+    assert len(scene.ground_truth.ids) == preset("dance").people
 
 
 def test_random_scenes_are_sound_whatever_is_drawn() -> None:

@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
 from scipy.signal import lfilter
 
 from spam_cvat.boxes import area, iou_pairs, warp_boxes
@@ -70,7 +71,7 @@ class MotionConfig:
     """How people move.
 
     Attributes:
-        kind: walk (paths with stops and turns), dance (formations that swap places), sport (runs around a focus).
+        kind: walk (paths with stops and turns), dance (a troupe on a stage), sport (runs around a focus).
         speed: metres a second while walking; for sport, the spread of the running speed.
         speed_spread: relative spread of the speed among people.
         turn: radians by which the heading wanders.
@@ -83,11 +84,18 @@ class MotionConfig:
         stay: mean seconds before a person vanishes inside the image (a door, a car).
         agility: metres of fast displacement on top of the path (steps, dance moves).
         agility_time: seconds over which that displacement changes.
-        swap_time: mean seconds between changes of a dance formation.
+        roam: metres by which a dancer strays from the place in the formation, within seconds.
+        swap_time: mean seconds between calls of a dance: a new formation, places exchanged, rows that shift.
+        partners: share of dancers who circle a partner from time to time.
+        unison: share of the moves and postures that a troupe does alike, 0 to 1.
+        liveliness: spread of the activity over time: 0 all move all the time, 1 stillness and bursts.
         gait: relative amplitude of the width while walking.
-        posture_width: relative spread of the width as arms and legs move.
-        posture_height: relative spread of the height (crouch, jump).
+        posture_width: relative spread of the width to either side as arms and legs move.
+        posture_height: relative spread of the height (arms up, bent knees).
         posture_time: seconds over which the posture changes.
+        kneel_rate: times a second and person that a person kneels, bends or lies down.
+        kneel_time: mean seconds of that.
+        jump_rate: jumps a second and person.
     """
 
     kind: Literal["walk", "dance", "sport"] = "walk"
@@ -103,11 +111,18 @@ class MotionConfig:
     stay: float = 60.0
     agility: float = 0.06
     agility_time: float = 0.5
+    roam: float = 0.0
     swap_time: float = 3.0
+    partners: float = 0.0
+    unison: float = 0.0
+    liveliness: float = 0.0
     gait: float = 0.06
     posture_width: float = 0.05
     posture_height: float = 0.01
     posture_time: float = 0.7
+    kneel_rate: float = 0.0
+    kneel_time: float = 1.5
+    jump_rate: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -317,22 +332,48 @@ PRESETS: dict[str, SceneConfig] = {
         width=1280,
         height=720,
         fps=20,
-        people=8,
-        world=WorldConfig(near=5, far=8, camera_height=1.3, horizon=0.4, focal=0.85, occluders=0.1, keep_identity=True),
+        people=7,
+        world=WorldConfig(
+            near=7,
+            far=10,
+            camera_height=1.5,
+            horizon=0.4,
+            focal=0.9,
+            aspect=0.45,
+            occluders=0.1,
+            keep_identity=True,
+        ),
         motion=MotionConfig(
             kind="dance",
             speed=1.0,
             groups=0.0,
-            agility=0.18,
-            agility_time=0.35,
-            gait=0.03,
-            posture_width=0.2,
+            agility=0.07,
+            agility_time=0.25,
+            roam=0.18,
+            partners=0.15,
+            unison=0.5,
+            swap_time=4.0,
+            liveliness=1.2,
+            posture_width=0.24,
             posture_height=0.07,
-            posture_time=0.35,
+            posture_time=0.3,
+            kneel_rate=0.06,
+            jump_rate=0.02,
         ),
-        camera=CameraConfig(pan=0.01, zoom=0.05),
-        detector=DetectorConfig(base=3.9, burst_rate=0.01, visibility_gain=1.7, duplicates=0.8),
-        clutter=ClutterConfig(spots=1.0, reflections=0.2, flicker=0.8),
+        camera=CameraConfig(pan=0.015, shake=0.001, zoom=0.1, warp_noise=0.5),
+        detector=DetectorConfig(
+            base=3.9, burst_rate=0.003, visibility_gain=1.5, duplicates=0.4, duplicate_quality=-3.4, jitter=0.009
+        ),
+        clutter=ClutterConfig(
+            spots=0.5,
+            reflections=0.1,
+            reflection_quality=-4.0,
+            flicker=0.3,
+            parts=0.1,
+            parts_quality=-3.4,
+            pairs=0.3,
+            pairs_quality=-3.3,
+        ),
     ),
     "sport": SceneConfig(
         name="sport",
@@ -345,9 +386,12 @@ PRESETS: dict[str, SceneConfig] = {
             groups=0.0,
             agility=0.25,
             agility_time=0.4,
+            liveliness=0.6,
             posture_width=0.2,
             posture_height=0.05,
             posture_time=0.3,
+            kneel_rate=0.02,
+            jump_rate=0.02,
         ),
         camera=CameraConfig(pan=0.12, pan_time=2.0, zoom=0.1, warp_noise=0.5, warp_failures=0.003),
         clutter=ClutterConfig(spots=2.0, reflections=0.0, flicker=1.0),
@@ -369,7 +413,7 @@ def preset(name: str, **changes: Any) -> SceneConfig:
     """A preset by name ("street", "moving", "dance", "sport", "sparse"), with fields of SceneConfig changed.
 
     >>> preset("dance", num_frames=100).people
-    8
+    7
     """
     if name not in PRESETS:
         raise InputError(f"no scene preset {name!r}; there are {', '.join(PRESETS)}")
@@ -394,7 +438,9 @@ def random_config(
     if config.motion.kind != "walk":  # nobody films fast motion at rates that lose it
         rates = [rate for rate in rates if rate >= 15]
     fps = config.fps if rng.random() < 0.4 else float(rng.choice(rates))
-    people = float(np.clip(config.people * np.exp(rng.normal(0.45, 0.6)), 2, 80))
+    # Streets can be fuller than the presets; a stage is not.
+    more = 0.45 if config.motion.kind == "walk" else 0.1
+    people = float(np.clip(config.people * np.exp(rng.normal(more, 0.6)), 2, 80))
     with_embedder = rng.random() < 0.5 if embedder is None else embedder
     drawn = replace(
         config,
@@ -423,7 +469,8 @@ def _in_view(config: SceneConfig) -> SceneConfig:
     foot = world.horizon + world.camera_height * focal / middle / config.height
     horizon = world.horizon + np.clip(foot, 0.4 + share / 2, 0.95) - foot
     covered = share**2 * world.aspect * config.height / config.width  # of the image, by one person
-    people = min(config.people, max(2.0, 0.8 / covered))
+    room = 0.8 if config.motion.kind == "walk" else 0.5
+    people = min(config.people, max(2.0, room / covered))
     world = replace(world, near=float(near), far=float(far), horizon=float(horizon))
     return replace(config, people=float(people), world=world)
 
@@ -468,11 +515,18 @@ def _random_motion(rng: np.random.Generator, motion: MotionConfig) -> MotionConf
         stay=_vary(rng, motion.stay, 0.6),
         agility=_vary(rng, motion.agility, 0.4),
         agility_time=_vary(rng, motion.agility_time, 0.3),
+        roam=_vary(rng, motion.roam, 0.6),
         swap_time=_vary(rng, motion.swap_time, 0.5),
+        partners=float(np.clip(motion.partners * rng.uniform(0, 3), 0, 1)),
+        unison=float(np.clip(motion.unison * rng.uniform(0, 2), 0, 0.95)),
+        liveliness=float(motion.liveliness * rng.uniform(0.5, 1.4)),
         gait=_vary(rng, motion.gait, 0.4),
         posture_width=_vary(rng, motion.posture_width, 0.35),
         posture_height=_vary(rng, motion.posture_height, 0.35),
         posture_time=_vary(rng, motion.posture_time, 0.3),
+        kneel_rate=_vary(rng, motion.kneel_rate, 1.0),
+        kneel_time=_vary(rng, motion.kneel_time, 0.5),
+        jump_rate=_vary(rng, motion.jump_rate, 1.0),
     )
 
 
@@ -606,8 +660,13 @@ class _Paths:
     anchor: Ints  # (P,) frame at which x, z are to be placed into view; -1 where they are in place already
     unit: Ints  # (P,) people of one unit (a group) enter the scene together
     alive: NDArray[np.bool_]
-    width: Floats  # factor on the box's width
+    left: Floats  # factor on the box's extent left of the foot point
+    right: Floats  # the same to the right
     height: Floats  # factor on the box's height
+    lift: Floats  # metres of the feet above the ground; (1, 1) where nobody jumps
+
+
+_GROUND = np.zeros((1, 1))
 
 
 def _walk(rng: np.random.Generator, config: SceneConfig, count: int, dt: float) -> _Paths:
@@ -655,7 +714,7 @@ def _walk(rng: np.random.Generator, config: SceneConfig, count: int, dt: float) 
     height = np.exp(motion.posture_height * _smooth(rng, (count, frames), dt, motion.posture_time))
     seated = (pace[unit] == 0) & (rng.random(count) < 0.25)
     height = height * np.where(seated, 0.75, 1.0)[:, None]
-    return _Paths(x, z, anchor[unit], unit, alive[unit], width, height)
+    return _Paths(x, z, anchor[unit], unit, alive[unit], width, width, height, _GROUND)
 
 
 def _stage(rng: np.random.Generator, config: SceneConfig, count: int) -> tuple[Floats, Floats]:
@@ -671,65 +730,250 @@ def _stage(rng: np.random.Generator, config: SceneConfig, count: int) -> tuple[F
     return x[chosen], z[chosen]
 
 
-def _shape(rng: np.random.Generator, motion: MotionConfig, shape: tuple[int, int], dt: float) -> tuple[Floats, Floats]:
-    width = np.exp(
-        motion.posture_width * _smooth(rng, shape, dt, motion.posture_time) + rng.normal(0, 0.08, (shape[0], 1))
+@dataclass(frozen=True)
+class _Rhythm:
+    """When people are active. Time runs faster for the lively and stands still for those who hold a pose.
+
+    common, own: (P, F) frames gone by on the troupe's and on each one's own clock; unison: the troupe's share.
+    """
+
+    common: Floats
+    own: Floats
+    unison: float
+
+    def noise(self, rng: np.random.Generator, dt: float, seconds: float) -> Floats:
+        """As :func:`_smooth`, (P, F), read off the clocks: partly the same for all."""
+        length = int(max(self.common.max(), self.own.max())) + 2
+        shared = _read(_smooth(rng, (1, length), dt, seconds), self.common)
+        own = _read(_smooth(rng, (len(self.own), length), dt, seconds), self.own)
+        return np.sqrt(self.unison) * shared + np.sqrt(1 - self.unison) * own
+
+    def spells(self, rng: np.random.Generator, dt: float, rate: float, seconds: float) -> NDArray[np.bool_]:
+        """As :func:`_bursts`, (P, F): partly of the troupe (most of it takes part), partly of each one."""
+        shape = self.own.shape
+        shared = _bursts(rng, (1, shape[1]), dt, self.unison * rate, seconds) & (rng.random((shape[0], 1)) < 0.8)
+        return shared | _bursts(rng, shape, dt, (1 - self.unison) * rate, seconds)
+
+
+def _read(values: Floats, clock: Floats) -> Floats:
+    """Rows of values at fractional columns; one row serves all where there is one. (1 or P, L), (P, F) -> (P, F)"""
+    before = clock.astype(np.intp)
+    row = np.zeros((1, 1), np.intp) if len(values) == 1 else np.arange(len(values))[:, None]
+    low = values[row, before]
+    return low + (clock - before) * (values[row, before + 1] - low)
+
+
+def _rhythm(rng: np.random.Generator, motion: MotionConfig, shape: tuple[int, int], dt: float) -> _Rhythm:
+    spread = motion.liveliness
+
+    def clock(mood: Floats) -> Floats:
+        return np.cumsum(np.minimum(np.exp(spread * mood - spread**2 / 2), 5.0), axis=1)
+
+    shared = _lasting(rng, (1, shape[1]), dt, 1.5)
+    own = np.sqrt(0.5) * (shared + _lasting(rng, shape, dt, 1.5))
+    late = np.abs(rng.normal(0, 0.08 / dt, (shape[0], 1)))  # nobody is exactly on the beat
+    return _Rhythm(clock(shared) + late, clock(own), motion.unison)
+
+
+def _shape(
+    rng: np.random.Generator, motion: MotionConfig, rhythm: _Rhythm, dt: float
+) -> tuple[Floats, Floats, Floats, Floats]:
+    """Extents to the left and right, height, and lift of people who move more than their legs; see :class:`_Paths`."""
+    count = len(rhythm.own)
+    seconds = motion.posture_time
+    both = 0.6 * rhythm.noise(rng, dt, seconds) + 0.5 * rhythm.noise(rng, dt, 5 * seconds)
+    build = rng.normal(0, 0.08, (count, 1))
+    left, right = (np.exp(motion.posture_width * (both + rhythm.noise(rng, dt, seconds)) + build) for _ in range(2))
+    height = np.exp(motion.posture_height * (rhythm.noise(rng, dt, seconds) + 0.7 * rhythm.noise(rng, dt, 4 * seconds)))
+    # Who kneels, bends or lies down becomes low and wide.
+    keep = float(np.exp(-dt / 0.12))
+    low = _low_pass(_low_pass(1.0 * rhythm.spells(rng, dt, motion.kneel_rate, motion.kneel_time), keep), keep)
+    low = low * rng.uniform(0.15, 0.65, (count, 1))
+    spread = rng.uniform(0.2, 2.0, (count, 1))
+    return left * (1 + spread * low), right * (1 + spread * low), height * (1 - low), _jumps(rng, motion, rhythm, dt)
+
+
+def _jumps(rng: np.random.Generator, motion: MotionConfig, rhythm: _Rhythm, dt: float) -> Floats:
+    """(P, F) metres above the ground: parabolas of half a second."""
+    count, frames = rhythm.own.shape
+    steps = max(1, round(0.5 / dt))
+    share = np.arange(steps) / steps
+    off = rng.random((count, frames)) < (1 - rhythm.unison) * motion.jump_rate * dt
+    off |= (rng.random((1, frames)) < rhythm.unison * motion.jump_rate * dt) & (rng.random((count, 1)) < 0.8)
+    rise = rng.uniform(0.1, 0.5, (count, 1))
+    return np.minimum(rise * lfilter(4 * share * (1 - share), [1.0], off.astype(float), axis=-1), rise)
+
+
+def _within(config: SceneConfig, x: Floats, z: Floats) -> tuple[Floats, Floats]:
+    """Places moved onto the part of the ground that is in view."""
+    world = config.world
+    z = np.clip(z, 0.85 * world.near, 1.15 * world.far)
+    reach = 0.46 * z / world.focal
+    return np.clip(x, -reach, reach), z
+
+
+def _formation(rng: np.random.Generator, config: SceneConfig, count: int) -> tuple[Floats, Floats]:
+    """Places of a troupe: scattered, in rows, in a ring or in a cluster. (count,), (count,)"""
+    kind = rng.choice(["scattered", "rows", "ring", "cluster"], p=[0.45, 0.35, 0.1, 0.1])
+    if kind == "scattered":
+        return _stage(rng, config, count)
+    world = config.world
+    depth, middle = world.far - world.near, (world.near + world.far) / 2
+    reach = 0.42 * middle / world.focal
+    centre = rng.uniform(-0.3, 0.3) * reach
+    who = np.arange(count)
+    if kind == "rows":
+        rows = int(rng.integers(1, max(2, round(np.sqrt(count) / 1.2)) + 1))
+        columns = int(np.ceil(count / rows))
+        row, column = who // columns, who % columns
+        spacing = min(rng.uniform(0.8, 2.2), 2 * reach / columns)
+        # Aligned rows stand behind one another, staggered ones in the gaps.
+        x = centre + (column - (columns - 1) / 2 + rng.choice([0.0, 0.5], p=[0.3, 0.7]) * (row % 2)) * spacing
+        z = middle + (row - (rows - 1) / 2) * min(rng.uniform(0.5, 1.2), depth / rows)
+    elif kind == "ring":
+        angle = 2 * np.pi * who / count + rng.uniform(0, 2 * np.pi)
+        x = centre + rng.uniform(0.3, 0.9) * reach * np.cos(angle)
+        z = middle + 0.5 * depth * np.sin(angle)
+    else:
+        size = min(0.4 * np.sqrt(count), 0.5 * reach) * rng.uniform(0.7, 1.5)
+        x, z = centre + rng.normal(0, size, count), middle + rng.normal(0, 0.3 * depth, count)
+    x, z = _within(config, x + rng.normal(0, 0.15, count), z + rng.normal(0, 0.1, count))
+    order = rng.permutation(count)
+    return x[order], z[order]
+
+
+@dataclass(frozen=True)
+class _Move:
+    """A call of the dance: each one's goal (P, 2) metres, when they set off and how far the way bends; all (P,)."""
+
+    goal: Floats
+    start: Floats  # seconds
+    bend: Floats  # metres beside the straight way
+
+
+def _calls(rng: np.random.Generator, config: SceneConfig, place: Floats, seconds: float) -> list[_Move]:
+    """What a troupe does in a scene: calls about ``swap_time`` apart, from the first places (P, 2) on."""
+    count = len(place)
+    calls = ["reform", "permute", "shift", "exchange", "hide"]
+    liking = rng.dirichlet(np.full(len(calls), 0.8))  # a piece has its own mix
+    moves: list[_Move] = []
+    for begin in np.sort(
+        rng.uniform(-config.motion.swap_time, seconds, rng.poisson(seconds / config.motion.swap_time + 1))
+    ):
+        call = rng.choice(calls, p=liking)
+        goal, bend = place.copy(), np.zeros(count)
+        late = rng.exponential(0.15, count)
+        again = None
+        if call == "reform":
+            goal = np.stack(_formation(rng, config, count), 1)
+            if rng.random() < 0.6:  # each takes the nearest place; otherwise they mix
+                gap = ((place[:, None] - goal[None]) ** 2).sum(2)
+                goal = goal[linear_sum_assignment(gap)[1]]
+        elif call == "permute":
+            moved = np.flatnonzero(rng.random(count) < rng.choice([0.3, 0.6, 1.0]))
+            goal[moved] = goal[rng.permutation(moved)]
+        elif call == "shift":  # lines pass each other
+            line = place[:, 1] > np.median(place[:, 1]) if rng.random() < 0.7 else rng.random(count) < 0.5
+            goal[:, 0] += np.where(line, 1, rng.choice([-1.0, 0.0])) * rng.choice([-1, 1]) * rng.uniform(0.4, 2.0)
+        else:
+            one, other = _couples(rng, place, 0.6)
+            if call == "exchange":
+                goal[one], goal[other] = place[other], place[one]
+                bend[one], bend[other] = rng.normal(0, 0.3, len(one)), rng.normal(0, 0.3, len(one))
+            else:  # behind or before another, there for a while, then back or on to the other side
+                beside = np.stack([rng.normal(0, 0.25, len(one)), rng.choice([-0.5, 0.5, 0.7], len(one))], 1)
+                goal[one] = place[other] + beside
+                again = place.copy()
+                on = rng.random(len(one)) < 0.5
+                again[one] = np.where(on[:, None], 2 * place[other] - place[one], place[one])
+        goal = np.stack(_within(config, goal[:, 0], goal[:, 1]), 1)
+        moves.append(_Move(goal, begin + late, bend))
+        if again is not None:
+            goal = np.stack(_within(config, again[:, 0], again[:, 1]), 1)
+            moves.append(_Move(goal, begin + late + rng.uniform(0.6, 3.0, count), np.zeros(count)))
+        place = goal
+    return moves
+
+
+def _couples(rng: np.random.Generator, place: Floats, share: float) -> tuple[Ints, Ints]:
+    """Disjoint pairs of people who are neighbours from left to right, a share of all."""
+    order = np.argsort(place[:, 0] + rng.normal(0, 0.2, len(place)))
+    one, other = order[:-1:2], order[1::2]
+    if rng.random() < 0.5:
+        one, other = other, one
+    chosen = rng.random(len(one)) < share
+    return one[chosen], other[chosen]
+
+
+def _danced(rng: np.random.Generator, config: SceneConfig, place: Floats, dt: float) -> tuple[Floats, Floats]:
+    """(P, F) paths through the places of all calls."""
+    time = np.arange(config.num_frames) * dt
+    x, z = (np.repeat(place[:, k : k + 1], config.num_frames, 1) for k in range(2))
+    for move in _calls(rng, config, place, config.num_frames * dt):
+        way = move.goal - place
+        length = np.linalg.norm(way, axis=1)
+        took = np.maximum(0.35, length * rng.uniform(0.5, 1.3, len(way)) / max(config.motion.speed, 0.2))[:, None]
+        share = np.clip((time - move.start[:, None]) / took, 0, 1)
+        aside = move.bend[:, None] * np.sin(np.pi * share) / np.maximum(length, 1e-9)[:, None]
+        share = share**3 * (10 - 15 * share + 6 * share**2)  # minimum jerk (Flash and Hogan 1985)
+        x += share * way[:, :1] - aside * way[:, 1:]
+        z += share * way[:, 1:] + aside * way[:, :1]
+        place = move.goal
+    return x, z
+
+
+def _circled(rng: np.random.Generator, motion: MotionConfig, x: Floats, z: Floats, dt: float) -> tuple[Floats, Floats]:
+    """Couples that circle each other for some seconds now and then."""
+    one, other = _couples(rng, np.stack([x[:, 0], z[:, 0]], 1), motion.partners)
+    if not len(one):
+        return x, z
+    shape = (len(one), x.shape[1])
+    keep = float(np.exp(-dt / 0.25))
+    near = _low_pass(_low_pass(1.0 * _bursts(rng, shape, dt, 0.25, 4.0), keep), keep)
+    pace = rng.choice([-1, 1], (len(one), 1)) * rng.uniform(0.7, 4.0, (len(one), 1))
+    angle = rng.uniform(0, 2 * np.pi, (len(one), 1)) + np.cumsum(
+        pace * np.exp(0.4 * _lasting(rng, shape, dt, 1.0)) * dt, axis=1
     )
-    crouch = motion.posture_height * (np.abs(_smooth(rng, shape, dt, motion.posture_time)) - 0.8)
-    slow = motion.posture_height * _smooth(rng, shape, dt, 4 * motion.posture_time)
-    return width, np.exp(-crouch + 0.7 * slow)
+    apart = rng.uniform(0.15, 0.6, (len(one), 1))
+    x, z = x.copy(), z.copy()
+    middle_x, middle_z = (x[one] + x[other]) / 2, (z[one] + z[other]) / 2
+    for who, side in ((one, 1.0), (other, -1.0)):
+        x[who] += near * (middle_x + side * apart * np.cos(angle) - x[who])
+        z[who] += near * (middle_z + side * apart * np.sin(angle) - z[who])
+    return x, z
 
 
 def _dance(rng: np.random.Generator, config: SceneConfig, count: int, dt: float) -> _Paths:
-    motion, frames = config.motion, config.num_frames
-    slot_x, slot_z = _stage(rng, config, count)
-    phases = max(1, round(frames * dt / motion.swap_time))
-    begin = np.sort(rng.uniform(0, frames, phases - 1)).astype(np.int64)
-    order = np.arange(count)
-    places = [order]
-    for _ in range(phases - 1):
-        order = order.copy()
-        moved = np.flatnonzero(rng.random(count) < rng.choice([0.3, 0.6, 1.0]))
-        order[moved] = order[rng.permutation(moved)]
-        places.append(order)
-    at = np.stack(places, 1)  # (P, phases)
-    time = np.arange(frames)
-    x, z = np.repeat(slot_x[at[:, :1]], frames, 1), np.repeat(slot_z[at[:, :1]], frames, 1)
-    for phase, first in enumerate(begin, start=1):
-        took = rng.uniform(0.6, 1.6, (count, 1)) / max(motion.speed, 0.2)
-        late = rng.exponential(0.2, (count, 1))
-        share = np.clip(((time - first) * dt - late) / took, 0, 1)
-        share = share**3 * (10 - 15 * share + 6 * share**2)  # minimum jerk (Flash and Hogan 1985)
-        x += share * (slot_x[at[:, phase]] - slot_x[at[:, phase - 1]])[:, None]
-        z += share * (slot_z[at[:, phase]] - slot_z[at[:, phase - 1]])[:, None]
-    shape = (count, frames)
-    # The troupe shares a beat; each dancer adds moves of his own.
-    beat = np.sin(2 * np.pi * rng.uniform(0.4, 1.1) * dt * time + rng.normal(0, 0.4, (count, 1)))
-    loud = np.abs(_smooth(rng, shape, dt, 2.0))
-    x += motion.agility * (_smooth(rng, shape, dt, motion.agility_time) + 0.8 * beat * loud)
-    z += motion.agility * 0.5 * _smooth(rng, shape, dt, motion.agility_time)
-    x += 0.25 * _smooth(rng, shape, dt, 2.0)
-    z += 0.25 * _smooth(rng, shape, dt, 2.0)
-    away = np.repeat(rng.random((count, 1)) < 0.1, frames, 1) & _bursts(rng, shape, dt, 0.03, 4.0)
-    width, height = _shape(rng, motion, shape, dt)
-    return _Paths(x, z, np.full(count, -1), np.arange(count), ~away, width, height)
+    motion, shape = config.motion, (count, config.num_frames)
+    rhythm = _rhythm(rng, motion, shape, dt)
+    x, z = _danced(rng, config, np.stack(_formation(rng, config, count), 1), dt)
+    x, z = _circled(rng, motion, x, z, dt)
+    mirrored = np.where(rng.random((count, 1)) < 0.15, -1, 1)  # some do the troupe's steps the other way round
+    x += motion.agility * mirrored * rhythm.noise(rng, dt, motion.agility_time)
+    z += motion.agility * 0.5 * rhythm.noise(rng, dt, motion.agility_time)
+    x += motion.roam * rhythm.noise(rng, dt, 2.5)
+    z += 0.7 * motion.roam * rhythm.noise(rng, dt, 2.5)
+    away = np.repeat(rng.random((count, 1)) < 0.1, shape[1], 1) & _bursts(rng, shape, dt, 0.03, 4.0)
+    z = np.maximum(z, 0.6 * config.world.near)
+    return _Paths(x, z, np.full(count, -1), np.arange(count), ~away, *_shape(rng, motion, rhythm, dt))
 
 
 def _sport(rng: np.random.Generator, config: SceneConfig, count: int, dt: float) -> _Paths:
     motion, frames, world = config.motion, config.num_frames, config.world
     home_x, home_z = _stage(rng, config, count)
     shape, depth = (count, frames), world.far - world.near
+    rhythm = _rhythm(rng, motion, shape, dt)
     reach = 0.3 * (world.near + world.far) / 2 / world.focal
     focus_x = reach * _smooth(rng, (1, frames), dt, 3.0)
     focus_z = 0.25 * depth * _smooth(rng, (1, frames), dt, 3.0)
     pull = rng.uniform(0.2, 0.9, (count, 1))
     # A place that wanders by sigma over tau seconds has speeds of about sigma / tau.
-    x = home_x[:, None] + pull * (focus_x - 0.3 * home_x[:, None]) + 1.5 * motion.speed * _smooth(rng, shape, dt, 1.5)
-    z = home_z[:, None] + pull * focus_z + 1.5 * motion.speed * _smooth(rng, shape, dt, 1.5)
-    x += motion.agility * _smooth(rng, shape, dt, motion.agility_time)
-    width, height = _shape(rng, motion, shape, dt)
+    x = home_x[:, None] + pull * (focus_x - 0.3 * home_x[:, None]) + 1.5 * motion.speed * rhythm.noise(rng, dt, 1.5)
+    z = home_z[:, None] + pull * focus_z + 1.5 * motion.speed * rhythm.noise(rng, dt, 1.5)
+    x += motion.agility * rhythm.noise(rng, dt, motion.agility_time)
     z = np.clip(z, 0.6 * world.near, None)
-    return _Paths(x, z, np.full(count, -1), np.arange(count), np.ones(shape, bool), width, height)
+    alive = np.ones(shape, bool)
+    return _Paths(x, z, np.full(count, -1), np.arange(count), alive, *_shape(rng, motion, rhythm, dt))
 
 
 _MOTIONS: dict[str, Callable[[np.random.Generator, SceneConfig, int, float], _Paths]] = {
@@ -762,7 +1006,11 @@ def _camera(rng: np.random.Generator, config: SceneConfig, dt: float) -> _Camera
 
     slide = config.width * wave(camera.pan, camera.pan_time)
     # A camera in the street wanders off; one that films a stage or a match stays on it.
-    slide = np.cumsum(slide) * dt if config.motion.kind == "walk" else slide * camera.pan_time
+    if config.motion.kind == "walk":
+        slide = np.cumsum(slide) * dt
+    else:
+        limit = 0.25 * config.width
+        slide = limit * np.tanh(slide * camera.pan_time / limit)
     tremor_x, tremor_y = (config.width * wave(camera.shake, camera.shake_time) for _ in range(2))
     if camera.forward:  # the carrier's steps
         tremor_y += config.width * camera.shake * np.sin(2 * np.pi * 1.8 * dt * np.arange(frames))
@@ -881,8 +1129,9 @@ def _boxes(
     stature = _STATURE * np.exp(rng.normal(0, world.stature_spread, (len(x), 1)))
     stature = stature * np.where(rng.random((len(x), 1)) < 0.04, 0.65, 1.0)  # children
     high = stature * paths.height * scale
-    half = world.aspect * stature * paths.width * scale / 2
-    boxes = np.stack([foot_x - half, foot_y - high, foot_x + half, foot_y], 2)
+    half = world.aspect * stature * scale / 2
+    foot_y = foot_y - paths.lift * scale
+    boxes = np.stack([foot_x - half * paths.left, foot_y - high, foot_x + half * paths.right, foot_y], 2)
     flat = warp_boxes(boxes.reshape(-1, 4), np.tile(camera.view, (len(x), 1, 1))).reshape(boxes.shape)
     share = _inside_share(flat.reshape(-1, 4), config.width, config.height).reshape(len(x), frames)
     distance = z - camera.place_z
