@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from spam_cvat.boxes import giou_pairs
 from spam_cvat.hierarchy.geometry import Clip, to_corners
 from spam_cvat.hierarchy.grouping import batches, best_alternative, group_extreme, group_sum, pair_ranges, rank_in_group
+from spam_cvat.hierarchy.look import SceneLook, measure_look
 from spam_cvat.hierarchy.motion_fit import (
     MAX_WINDOW,
     MEMORY,
@@ -87,6 +88,7 @@ class Nodes:
         look_tail: (T, D) appearance near the tail or None.
         look_head: (T, D) appearance near the head or None.
         look_mean: (T, D) mean appearance or None.
+        look: what differences in looks mean in this scene.
         x: (T, NODE_FEATURES) node features.
     """
 
@@ -100,6 +102,7 @@ class Nodes:
     look_tail: NDArray[np.float32] | None
     look_head: NDArray[np.float32] | None
     look_mean: NDArray[np.float32] | None
+    look: SceneLook
     x: NDArray[np.float32]
 
 
@@ -185,7 +188,7 @@ def detection_nodes(clip: Clip, chain: Ints) -> tuple[Nodes, Members, SceneMotio
     rows = np.arange(n)
     look = clip.embedding
     x = _detection_features(clip, members, where, past, future, tail, head)
-    nodes = Nodes(rows, tail, head, rows, rows, past, future, look, look, look, x)
+    nodes = Nodes(rows, tail, head, rows, rows, past, future, look, look, look, measure_look(clip, members), x)
     return nodes, members, measure_motion(clip, members)
 
 
@@ -292,13 +295,15 @@ def tracklet_nodes(clip: Clip, node: Ints, lasting: Floats) -> tuple[Nodes, Memb
     tail, head = tails(clip, members), heads(clip, members)
     looks = _looks(clip, members)
     x = _tracklet_features(clip, members, tail, head, lasting)
-    nodes = Nodes(
-        node, tail, head, members.first, members.last, members.count, members.count, looks[0], looks[1], looks[2], x
-    )
+    first, last, count = members.first, members.last, members.count
+    nodes = Nodes(node, tail, head, first, last, count, count, *looks, measure_look(clip, members), x)
     return nodes, members
 
 
-def _looks(clip: Clip, members: Members) -> tuple[NDArray[np.float32] | None, ...]:
+Look = NDArray[np.float32] | None
+
+
+def _looks(clip: Clip, members: Members) -> tuple[Look, Look, Look]:
     """Mean appearance near the tail, near the head and overall, unit length, rows in the open counting most."""
     if clip.embedding is None:
         return None, None, None
@@ -312,7 +317,7 @@ def _looks(clip: Clip, members: Members) -> tuple[NDArray[np.float32] | None, ..
         total = np.zeros((len(members), clip.embedding.shape[1]), np.float32)
         np.add.at(total, owner, clip.embedding[members.row] * (weight * decay)[:, None].astype(np.float32))
         out.append(total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-9))
-    return tuple(out)
+    return out[0], out[1], out[2]
 
 
 def _least(members: Members, value: Floats) -> Floats:
@@ -475,7 +480,10 @@ def _on_the_way(clip: Clip, nodes: Nodes, edge: Ints, gap: Ints, met_a: Floats, 
 
 
 def _appearance(nodes: Nodes, edge: Ints) -> tuple[Floats, Floats, Floats]:
-    """Cosine distance near the ends and of the means, and whether both nodes have an appearance. Three (E,)."""
+    """Difference in looks near the ends and of the means, in the scene's units, and what that is worth. Three (E,).
+
+    All are 0 where either node has no appearance.
+    """
     if nodes.look_tail is None or nodes.look_head is None or nodes.look_mean is None:
         zero = np.zeros(len(edge))
         return zero, zero, zero
@@ -483,7 +491,8 @@ def _appearance(nodes: Nodes, edge: Ints) -> tuple[Floats, Floats, Floats]:
     near = 1 - np.einsum("ed,ed->e", nodes.look_tail[a], nodes.look_head[b]).astype(np.float64)
     mean = 1 - np.einsum("ed,ed->e", nodes.look_mean[a], nodes.look_mean[b]).astype(np.float64)
     known = (np.abs(nodes.look_mean[a]).sum(1) > 0) & (np.abs(nodes.look_mean[b]).sum(1) > 0)
-    return np.where(known, near, 0.0), np.where(known, mean, 0.0), known.astype(np.float64)
+    units = nodes.look.units
+    return np.where(known, units(near), 0.0), np.where(known, units(mean), 0.0), known * nodes.look.separation
 
 
 def build(nodes: Nodes, edge: Ints, motion: SceneMotion, clip: Clip, continued: Floats | None = None) -> Graph:
@@ -579,10 +588,10 @@ def build(nodes: Nodes, edge: Ints, motion: SceneMotion, clip: Clip, continued: 
         hidden,
         clash,
         # how it looks
-        near * 3,
-        mean * 3,
-        margin_a * 3,
-        margin_b * 3,
+        near,
+        mean,
+        margin_a,
+        margin_b,
         known,
     ]
     attr = np.stack([np.asarray(column, np.float32) for column in columns], axis=1)

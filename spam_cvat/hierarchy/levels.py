@@ -66,9 +66,8 @@ class Policy:
 # Level after which crossings are untangled for the first time; they are once more at the end.
 UNTANGLE_AFTER = 3
 UNTANGLE_EXTENT = 64
-# Boxes this much overlapped by another tracklet are contested, at most so many seconds to either side of the closest
-# contact; contests closer together than the second number are one.
-CONTESTED = 0.4
+# Boxes in contact with one that is not of their tracklet (the gate need not have let that in) are contested, at most so
+# many seconds to either side of the closest contact; contests closer together than the second number are one.
 CONTEST_SECONDS = 0.6
 CONTEST_JOIN_SECONDS = 0.2
 
@@ -187,7 +186,7 @@ def cut_contests(clip: Clip, node: Ints, fixed: NDArray[np.bool_]) -> Cuts:
     members = Members.of(node)
     owner = node[members.row]
     a, b = clip.pairs.T
-    meet = (node[a] >= 0) & (node[b] >= 0) & (node[a] != node[b]) & (clip.pair_iou > CONTESTED)
+    meet = node[a] != node[b]
     overlap = np.zeros(len(clip))
     np.maximum.at(overlap, a[meet], clip.pair_iou[meet])
     np.maximum.at(overlap, b[meet], clip.pair_iou[meet])
