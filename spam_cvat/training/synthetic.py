@@ -196,8 +196,8 @@ class DetectorConfig:
     jitter_unsure: float = 0.3
     shrink: float = 0.15
     clip: bool = False
-    duplicates: float = 2.0
-    duplicate_quality: float = -2.7
+    duplicates: float = 2.6
+    duplicate_quality: float = -2.6
 
 
 @dataclass(frozen=True)
@@ -221,13 +221,13 @@ class ClutterConfig:
     spots: float = 3.0
     spot_quality: float = -2.7
     reflections: float = 0.2
-    reflection_quality: float = -3.2
+    reflection_quality: float = -4.2
     flicker: float = 2.0
     flicker_quality: float = -4.0
-    parts: float = 0.25
-    parts_quality: float = -3.0
-    pairs: float = 1.2
-    pairs_quality: float = -2.6
+    parts: float = 0.35
+    parts_quality: float = -2.9
+    pairs: float = 1.5
+    pairs_quality: float = -2.5
 
 
 @dataclass(frozen=True)
@@ -332,7 +332,7 @@ PRESETS: dict[str, SceneConfig] = {
             posture_time=0.35,
         ),
         camera=CameraConfig(pan=0.01, zoom=0.05),
-        detector=DetectorConfig(base=3.9, burst_rate=0.01, visibility_gain=1.7, duplicates=1.0),
+        detector=DetectorConfig(base=3.9, burst_rate=0.01, visibility_gain=1.7, duplicates=1.3),
         clutter=ClutterConfig(spots=1.0, reflections=0.2, flicker=0.8),
     ),
     "sport": SceneConfig(
@@ -521,7 +521,7 @@ def _random_detector(rng: np.random.Generator, detector: DetectorConfig) -> Dete
         jitter=_vary(rng, detector.jitter, 0.4),
         jitter_slow=float(rng.uniform(0.5, 0.98)),
         jitter_occluded=_vary(rng, detector.jitter_occluded, 0.5),
-        jitter_unsure=_vary(rng, detector.jitter_unsure * (1.5 if sure else 1), 0.4),
+        jitter_unsure=_vary(rng, detector.jitter_unsure, 0.4),
         shrink=float(rng.beta(0.5, 2.5)),
         clip=bool(rng.random() < 0.5),
         duplicates=_vary(rng, detector.duplicates, 0.9) * (0.3 if sure else 1),
@@ -1102,7 +1102,7 @@ def _jittered(
     at = (people.person, people.frame)
     # Some people, and some moments, are much harder to box than others: errors are heavy-tailed.
     hard = np.exp(0.5 * _lasting(rng, shape, dt, 1.5)[at] + rng.normal(0, 0.35, people.count)[people.person])
-    unsure = np.exp(detector.jitter_unsure * np.clip(_SURE - detector.sharpness * quality, -1, 5))
+    unsure = np.exp(detector.jitter_unsure * np.clip(_SURE - detector.sharpness * quality, -1, 4))
     amount = detector.jitter * hard * unsure * (1 + detector.jitter_occluded * (1 - view.visible))
     # Arms and legs make left and right edges more uncertain, relative to the width, than top and bottom.
     scale = np.concatenate([2.5 * size[:, :1], size[:, 1:]], 1) * amount[:, None]
@@ -1124,8 +1124,8 @@ def _unsure(
     It is a level of its own, little of the person's: however sure a detector is of somebody, what it reports besides
     it reports with little confidence.
     """
-    lasting = _lasting(rng, (people.count, config.num_frames), dt, 0.3)
-    noise = 0.8 * lasting[people.person[row], people.frame[row]] + rng.normal(0, 0.4, len(row))
+    lasting = _lasting(rng, (people.count, config.num_frames), dt, 0.35)
+    noise = 0.85 * lasting[people.person[row], people.frame[row]] + rng.normal(0, 0.25, len(row))
     return level + 0.2 * np.clip(quality[row] - config.detector.base, -5, 2) + noise
 
 
