@@ -25,10 +25,12 @@ from spam_cvat.evaluation import combine, evaluate
 from spam_cvat.evaluation.matching import match_boxes
 from spam_cvat.formats import mot
 from spam_cvat.formats.mot import GroundTruth, first_half, read_sequence
+from spam_cvat.hierarchy.geometry import neighbourhood
 from spam_cvat.tracks import Tracks, interpolate
 from spam_cvat.training.synthetic import PRESETS, Scene, generate_scene, preset, random_config
 
 DISTRACTORS = (2, 7, 8, 12)
+SCORES = ((0.1, 0.2), (0.2, 0.3), (0.3, 0.6), (0.6, 0.8), (0.8, 1.01))
 
 
 @dataclass(frozen=True)
@@ -160,9 +162,25 @@ def detector_samples(seen: Observed) -> Samples:
     out["score change a frame"] = np.abs(score[both + 1] - score[both])
     missed = (score < 0.5) & (seen.visible > 0.25)
     out["missed for (s), though visible"] = runs(missed, gt.track) / gt.video.fps
+    out |= _by_score(det, real, junk)
     out |= _errors(seen, truth)
     out |= _false_positives(seen, truth, junk)
     out["boxes a frame at .1"] = _mean(np.bincount(det.frame[det.score >= 0.1], minlength=frames))
+    return out
+
+
+def _by_score(det: Detections, real: NDArray[np.bool_], junk: NDArray[np.bool_]) -> Samples:
+    """What a score is worth, and how many boxes of it lie on better ones."""
+    _, shadow, _, _, _ = neighbourhood(det)
+    sure = max(int((det.score >= 0.6).sum()), 1)
+    out: Samples = {}
+    for low, high in SCORES:
+        mine = (det.score >= low) & (det.score < high) & (real | junk)
+        title = f"score {low:g}-{min(high, 1):g}"
+        out[f"{title}: boxes to one over .6"] = np.array([mine.sum() / sure])
+        out[f"{title}: real"] = _mean(real[mine])
+        out[f"{title}: real, on a better box"] = _mean(real[mine & (shadow > 0.3)])
+        out[f"{title}: on a better box"] = _mean(shadow[mine] > 0.3)
     return out
 
 

@@ -5,6 +5,7 @@ import pytest
 
 from spam_cvat.boxes import iou_pairs, warp_boxes
 from spam_cvat.errors import InputError
+from spam_cvat.hierarchy.geometry import neighbourhood
 from spam_cvat.training.synthetic import PRESETS, EmbedderConfig, Scene, generate_scene, preset, random_config
 
 SMALL = 120
@@ -189,3 +190,29 @@ def test_a_scene_without_frames_or_people_is_refused_or_empty() -> None:
     with pytest.raises(InputError, match="no scene preset"):
         preset("underwater")
     assert len(generate_scene(0, preset("dance", num_frames=1, people=1)).ground_truth) == 1
+
+
+def test_an_unsure_box_lies_on_people_and_is_seldom_real() -> None:
+    rng = np.random.default_rng(0)
+    parts = []
+    for seed in range(16):
+        scene = generate_scene(seed, random_config(rng, 80, kind="street", embedder=False))
+        _, shadow, _, _, _ = neighbourhood(scene.detections)
+        parts.append(np.stack([scene.identity > 0, scene.detections.score, shadow]))
+    real, score, shadow = np.concatenate(parts, axis=1)
+    unsure, shaded = (score >= 0.1) & (score < 0.3), shadow > 0.3
+    assert 0.1 < real[unsure].mean() < 0.35
+    assert shaded[unsure].mean() > 0.4
+    assert real[score >= 0.8].mean() > 0.9
+    # A better box nearby says little about an unsure one: hidden people have such neighbours too.
+    assert real[unsure & shaded].mean() > 0.4 * real[unsure & ~shaded].mean()
+
+
+def test_boxes_of_little_confidence_are_badly_placed() -> None:
+    scene = generate_scene(6, preset("street", num_frames=300, people=25))
+    truth = _truth_of(scene)
+    mine, score = truth >= 0, scene.detections.score
+    overlap = np.zeros(len(score))
+    overlap[mine] = iou_pairs(scene.detections.box[mine], scene.ground_truth.box[truth[mine]])
+    assert 0.8 < overlap[mine & (score > 0.6)].mean() < 0.93
+    assert overlap[mine & (score > 0.1) & (score < 0.4)].mean() < overlap[mine & (score > 0.8)].mean() - 0.1

@@ -32,7 +32,7 @@ from spam_cvat.hierarchy.levels import FINAL_LEVEL, UNTANGLE_LEVEL, GeometryScor
 from spam_cvat.hierarchy.motion_fit import Members
 from spam_cvat.hierarchy.network import GraphNetwork, NetworkConfig
 from spam_cvat.hierarchy.weights import Calibration, NetworkScorer, from_bytes, to_bytes
-from spam_cvat.training.synthetic import Scene, generate_scene, random_config
+from spam_cvat.training.synthetic import generate_scene, random_config
 
 log = logging.getLogger(__name__)
 
@@ -111,16 +111,10 @@ class Recorder:
 
 
 def training_scene(seed: int, config: PretrainConfig) -> tuple[Clip, NDArray[np.int64]]:
-    """A clip of a random scene and the true identity per row; varied in what a user might bring.
-
-    Detections start at different thresholds, the camera's motion is unknown for some.
-    """
+    """A clip of a random scene and the true identity per row; the camera's motion is unknown for some."""
     rng = np.random.default_rng([seed, 77])
-    frames = int(rng.integers(*config.frames))
-    scene: Scene = generate_scene(seed, random_config(rng, frames))
-    threshold = float(rng.choice([0.1, 0.05, 0.2, 0.4], p=[0.7, 0.1, 0.1, 0.1]))
-    rows = np.flatnonzero(scene.detections.score >= threshold)
-    detections, identity = scene.detections.select(rows), scene.identity[rows].astype(np.int64)
+    scene = generate_scene(seed, random_config(rng, int(rng.integers(*config.frames))))
+    detections, identity = scene.detections, scene.identity.astype(np.int64)
     warps = None if rng.random() < 0.15 else scene.warps.astype(np.float64)
     if len(detections) > config.max_boxes:
         stop = int(np.searchsorted(detections.frame_start, config.max_boxes))

@@ -32,6 +32,7 @@ Floats = NDArray[np.floating]
 Ints = NDArray[np.intp]
 
 _STATURE = 1.72  # metres, of the average adult
+_SURE = 2.5  # logit of a score at which boxes are as well placed as the configuration says
 _GRID_COLUMNS, _GRID_ROWS = 6, 10  # cells in which the hidden part of a box is counted
 
 
@@ -181,7 +182,7 @@ class DetectorConfig:
         jitter: error of each box edge as a share of the box's size.
         jitter_slow: share of the jitter's variance that lasts (a tenth of a second to more than one).
         jitter_occluded: how much the jitter grows as the person gets hidden.
-        jitter_unsure: how much it grows (log) for each unit of quality below ``base``: a box of little confidence is
+        jitter_unsure: how much it grows (log) with each logit that the score falls: a box of little confidence is
             badly placed too.
         shrink: 0 boxes of the whole person, 1 boxes of the visible part.
         clip: boxes end at the image's border.
@@ -190,7 +191,7 @@ class DetectorConfig:
     """
 
     base: float = 3.6
-    sharpness: float = 1.0
+    sharpness: float = 1.2
     cap: float = 0.96
     visibility_gain: float = 1.9
     size_gain: float = 1.5
@@ -204,14 +205,14 @@ class DetectorConfig:
     burst_time: float = 0.4
     threshold: float = 0.01
     nms: float = 0.7
-    jitter: float = 0.014
+    jitter: float = 0.021
     jitter_slow: float = 0.9
-    jitter_occluded: float = 0.6
+    jitter_occluded: float = 0.4
     jitter_unsure: float = 0.3
     shrink: float = 0.15
     clip: bool = False
-    duplicates: float = 1.6
-    duplicate_quality: float = -2.9
+    duplicates: float = 2.6
+    duplicate_quality: float = -2.6
 
 
 @dataclass(frozen=True)
@@ -235,13 +236,13 @@ class ClutterConfig:
     spots: float = 3.0
     spot_quality: float = -2.7
     reflections: float = 0.2
-    reflection_quality: float = -2.5
+    reflection_quality: float = -4.2
     flicker: float = 2.0
     flicker_quality: float = -4.0
-    parts: float = 0.25
-    parts_quality: float = -3.0
-    pairs: float = 1.0
-    pairs_quality: float = -2.8
+    parts: float = 0.35
+    parts_quality: float = -2.9
+    pairs: float = 1.5
+    pairs_quality: float = -2.5
 
 
 @dataclass(frozen=True)
@@ -293,8 +294,8 @@ class Scene:
         detections: candidate boxes, with ``embedding`` where the configuration has an embedder.
         ground_truth: everybody's true boxes, also while hidden, with score 1.
         visibility: (M,) float32, visible share of each ground-truth box; rows as in ``ground_truth``.
-        identity: (N,) int32, true identity of each detection (its box overlaps the person's with IoU >= 0.5, and it
-            is the one box of that person in the frame), 0 for false positives, second boxes and misplaced ones.
+        identity: (N,) int32, true identity of each detection (its box overlaps the person's with IoU >= 0.5, and more
+            than the person's other boxes do), 0 for false positives, second boxes and misplaced ones.
         detection_visibility: (N,) float32, visible share of the person detected; 0 for false positives.
         warps: (num_frames, 2, 3) float64, camera motion as an estimator would give it: frame k-1 to frame k.
         exact_warps: (num_frames, 2, 3) float64, the same without the estimator's errors.
@@ -569,13 +570,13 @@ def _random_detector(rng: np.random.Generator, detector: DetectorConfig) -> Dete
         white_sd=_vary(rng, detector.white_sd, 0.7),
         burst_rate=_vary(rng, detector.burst_rate, 0.8),
         burst_time=_vary(rng, detector.burst_time, 0.5),
-        threshold=float(rng.choice([0.01, 0.05, 0.1, 0.1, 0.2])),
+        threshold=float(rng.choice([0.05, 0.1, 0.2, 0.4], p=[0.1, 0.7, 0.1, 0.1])),
         nms=float(rng.choice([0.3, 0.4, 0.5, 0.6] if sure else [0.45, 0.6, 0.65, 0.7, 0.7, 0.7])),
         jitter=_vary(rng, detector.jitter, 0.4),
         jitter_slow=float(rng.uniform(0.5, 0.98)),
         jitter_occluded=_vary(rng, detector.jitter_occluded, 0.5),
         jitter_unsure=_vary(rng, detector.jitter_unsure, 0.4),
-        shrink=float(rng.beta(0.6, 2.2)),
+        shrink=float(rng.beta(0.5, 2.5)),
         clip=bool(rng.random() < 0.5),
         duplicates=_vary(rng, detector.duplicates, 0.9) * (0.3 if sure else 1),
         duplicate_quality=float(detector.duplicate_quality + rng.normal(0, 0.5)),
@@ -1314,7 +1315,6 @@ class _Candidates:
     box: Floats
     quality: Floats
     person: Ints
-    rank: Ints  # 0 the person's own box, 1 a second one, 2 anything else
     source: Ints  # equal for boxes with a common look: below 0 for things of the background
 
 
@@ -1351,7 +1351,7 @@ def _jittered(
     at = (people.person, people.frame)
     # Some people, and some moments, are much harder to box than others: errors are heavy-tailed.
     hard = np.exp(0.5 * _lasting(rng, shape, dt, 1.5)[at] + rng.normal(0, 0.35, people.count)[people.person])
-    unsure = np.exp(detector.jitter_unsure * np.clip(detector.base - quality, -1, 5))
+    unsure = np.exp(detector.jitter_unsure * np.clip(_SURE - detector.sharpness * quality, -1, 4))
     amount = detector.jitter * hard * unsure * (1 + detector.jitter_occluded * (1 - view.visible))
     # Arms and legs make left and right edges more uncertain, relative to the width, than top and bottom.
     scale = np.concatenate([2.5 * size[:, :1], size[:, 1:]], 1) * amount[:, None]
@@ -1373,8 +1373,8 @@ def _unsure(
     It is a level of its own, little of the person's: however sure a detector is of somebody, what it reports besides
     it reports with little confidence.
     """
-    lasting = _lasting(rng, (people.count, config.num_frames), dt, 0.3)
-    noise = 0.8 * lasting[people.person[row], people.frame[row]] + rng.normal(0, 0.4, len(row))
+    lasting = _lasting(rng, (people.count, config.num_frames), dt, 0.35)
+    noise = 0.85 * lasting[people.person[row], people.frame[row]] + rng.normal(0, 0.25, len(row))
     return level + 0.2 * np.clip(quality[row] - config.detector.base, -5, 2) + noise
 
 
@@ -1392,11 +1392,11 @@ def _second_boxes(
     half = size * np.exp(grown) / 2
     box = np.concatenate([middle - half, middle + half], 1) + rng.normal(0, 0.02, (len(row), 4)) * np.tile(size, 2)
     level = _unsure(rng, config, people, row, quality, detector.duplicate_quality, dt) + 2 * view.crowd[row]
-    return _candidates(people.frame[row], box, level, row, 1, people.person[row])
+    return _candidates(people.frame[row], box, level, row, people.person[row])
 
 
 def _candidates(
-    frame: Ints, box: Floats, quality: Floats, person: Ints | None = None, rank: int = 2, source: Ints | None = None
+    frame: Ints, box: Floats, quality: Floats, person: Ints | None = None, source: Ints | None = None
 ) -> _Candidates:
     none = np.full(len(frame), -1, np.intp)
     return _Candidates(
@@ -1404,7 +1404,6 @@ def _candidates(
         box,
         quality,
         none if person is None else person,
-        np.full(len(frame), rank),
         none if source is None else source,
     )
 
@@ -1512,11 +1511,11 @@ def _pairs(
     box = own[behind] + np.clip(1.5 * mix - 0.25, 0, 1) * (own[front] - own[behind])
     box += rng.normal(0, 0.02, (len(behind), 4)) * np.tile(own[behind, 2:] - own[behind, :2], 2)
     level = _unsure(rng, config, people, behind, quality, clutter.pairs_quality, dt) + 2 * shared
-    return _candidates(people.frame[behind], box, level, behind, 1, people.person[behind])
+    return _candidates(people.frame[behind], box, level, behind, people.person[behind])
 
 
 def _joined(parts: list[_Candidates]) -> _Candidates:
-    names = ("frame", "box", "quality", "person", "rank", "source")
+    names = ("frame", "box", "quality", "person", "source")
     return _Candidates(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
 
@@ -1541,12 +1540,12 @@ def _reported(rng: np.random.Generator, config: SceneConfig, candidates: _Candid
 
 def _identities(candidates: _Candidates, row: Ints, box: Floats, people: _People) -> Ints:
     """True identity of each reported box; at most one a person and frame, IoU with the true box >= 0.5."""
-    person, rank = candidates.person[row], candidates.rank[row]
+    person = candidates.person[row]
     known = np.flatnonzero(person >= 0)
     overlap = iou_pairs(box[known], people.box[person[known]])
     good = overlap >= 0.5
     known, overlap = known[good], overlap[good]
-    order = np.lexsort((-overlap, rank[known], person[known]))
+    order = np.lexsort((-overlap, person[known]))
     known = known[order]
     first = np.diff(person[known], prepend=-1) != 0
     out = np.zeros(len(row), np.intp)
@@ -1625,7 +1624,7 @@ def generate_scene(seed: int, config: SceneConfig | None = None) -> Scene:
     rows = np.arange(len(people.frame))
     candidates = _joined(
         [
-            _candidates(people.frame, own, quality, rows, 0, people.person),
+            _candidates(people.frame, own, quality, rows, people.person),
             _second_boxes(rng, config, people, view, own, quality, dt),
             _spots(rng, config, camera, exact, dt),
             _reflections(rng, config, people, own, quality),
