@@ -1,8 +1,9 @@
 """How much generated scenes look like real ones: the same statistics of both, side by side.
 
-In: the first halves of the MOT17 sequences (never the second ones), with two detectors, and generated scenes of every
-preset. Out: a table on the terminal and ``results.json``. A statistic that lies far outside the range that random
-scenes cover means that a network trained on them has not seen what is common in real videos.
+In: the first halves of the MOT17 sequences (never the second ones), with two detectors, generated scenes of every
+preset, and the detections alone of DanceTrack and PETS09, whose ground truth is for measuring trackers only. Out: a
+table on the terminal and ``results.json``. A statistic that lies far outside the range that random scenes cover means
+that a network trained on them has not seen what is common in real videos.
 
     python -m benchmarks.simulator --out DIR [--json] [--scenes 6] [--presets street random]
 """
@@ -25,12 +26,16 @@ from spam_cvat.evaluation import combine, evaluate
 from spam_cvat.evaluation.matching import match_boxes
 from spam_cvat.formats import mot
 from spam_cvat.formats.mot import GroundTruth, first_half, read_sequence
-from spam_cvat.hierarchy.geometry import neighbourhood
+from spam_cvat.hierarchy.geometry import Clip, neighbourhood
+from spam_cvat.hierarchy.graph import adjacent_pairs, chains
+from spam_cvat.hierarchy.motion_fit import Members, measure_motion
 from spam_cvat.tracks import Tracks, interpolate
 from spam_cvat.training.synthetic import PRESETS, Scene, generate_scene, preset, random_config
 
 DISTRACTORS = (2, 7, 8, 12)
 SCORES = ((0.1, 0.2), (0.2, 0.3), (0.3, 0.6), (0.6, 0.8), (0.8, 1.01))
+# Boxes that are almost surely people, and the boxes of a chain that is not a flicker.
+SURE, LASTING = 0.6, 5
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,7 @@ def runs(mask: NDArray[np.bool_], group: NDArray[np.integer]) -> NDArray[np.intp
 
 
 Samples = dict[str, NDArray[np.floating]]
+Column = dict[str, tuple[float, float, float]]
 
 
 def motion_samples(seen: Observed) -> Samples:
@@ -241,11 +247,46 @@ def _relative_height(det: Detections, gt: Tracks) -> NDArray[np.floating]:
     return (det.box[:, 3] - det.box[:, 1]) / usual
 
 
+def observable_samples(detections: Detections, warps: NDArray[np.floating] | None) -> Samples:
+    """What can be seen without ground truth, of confident boxes and of chains of mutually nearest ones."""
+    sure = detections.select(np.flatnonzero(detections.score >= SURE))
+    if not len(sure):
+        return {}
+    clip = Clip.create(sure, None if warps is None else warps.astype(np.float64))
+    members = Members.of(chains(clip, adjacent_pairs(clip)))
+    box, fps = clip.box[members.row], clip.fps
+    ends = members.last[(members.count >= LASTING) & (clip.frame[members.last] < clip.num_frames - 1)]
+    unsure = (detections.score >= 0.1) & (detections.score < SURE)
+    out: Samples = {
+        "seen: people a frame": np.diff(clip.frame_start).astype(float),
+        "seen: height / image": (sure.box[:, 3] - sure.box[:, 1]) / detections.video.height,
+        "seen: width / height": box[:, 2] / box[:, 3],
+        "seen: unsure boxes a sure one": np.array([unsure.sum() / len(sure)]),
+        "seen: share overlapping by .3": _mean(clip.overlap > 0.3),
+        "seen: chain ends a person and second": np.array([len(ends) / len(sure) * fps]),
+        "seen: chain ends beside another": _mean(clip.overlap[ends] > 0.3),
+    }
+    for seconds in (0.05, 0.25, 1.0):
+        later = max(1, round(seconds * fps))
+        row = np.flatnonzero(members.owner[:-later] == members.owner[later:])
+        size = np.abs(np.log(box[row + later, 2:] / box[row, 2:]))
+        moved = np.linalg.norm(box[row + later, :2] - box[row, :2], axis=1) / box[row, 3]
+        out |= {
+            f"seen: moved in {seconds} s (heights)": moved,
+            f"seen: width change in {seconds} s": size[:, 0],
+            f"seen: height change in {seconds} s": size[:, 1],
+        }
+    motion = measure_motion(clip, members)
+    for model, name in enumerate(("short", "long", "still")):
+        out[f"seen: error over 0.8 s, {name}"] = np.array([motion.error(model, np.array(0.8 * fps))])
+    return out
+
+
 def _mean(values: NDArray[np.bool_] | NDArray[np.integer]) -> NDArray[np.floating]:
     return np.array([np.mean(values)]) if len(values) else np.zeros(0)
 
 
-def tracker_scores(videos: Sequence[Observed]) -> dict[str, tuple[float, float, float]]:
+def tracker_scores(videos: Sequence[Observed]) -> Column:
     """Lowest, combined and highest score of ByteTrack with interpolated gaps: are the scenes as hard as real ones?"""
     each = [evaluate(v.scored, interpolate(bytetrack(v.detections), max_gap=20), preset=v.preset) for v in videos]
     whole = combine(each)
@@ -259,19 +300,34 @@ def tracker_scores(videos: Sequence[Observed]) -> dict[str, tuple[float, float, 
     }
 
 
-def pooled(videos: Sequence[Observed]) -> dict[str, tuple[float, float, float]]:
+def pooled(videos: Sequence[Observed]) -> Column:
     """10 %, 50 % and 90 % quantile of every statistic over several videos; means of a video count as one value."""
     parts: dict[str, list[NDArray[np.floating]]] = {}
     for video in videos:
-        for name, values in (motion_samples(video) | detector_samples(video)).items():
+        samples = motion_samples(video) | detector_samples(video) | observable_samples(video.detections, video.warps)
+        for name, values in samples.items():
             parts.setdefault(name, []).append(values)
+    return quantiles(parts) | tracker_scores(videos)
+
+
+def observed(folders: Sequence[Path], detector: str) -> Column:
+    """As :func:`pooled`, of what can be seen without ground truth."""
+    parts: dict[str, list[NDArray[np.floating]]] = {}
+    for sequence in (read_sequence(folder, detector) for folder in folders):
+        for name, values in observable_samples(sequence.detections, sequence.warps).items():
+            parts.setdefault(name, []).append(values)
+    return quantiles(parts)
+
+
+def quantiles(parts: dict[str, list[NDArray[np.floating]]]) -> Column:
+    """10 %, 50 % and 90 % quantile of each statistic's joined samples."""
     out = {}
     for name, arrays in parts.items():
         joined = np.concatenate(arrays)
         if len(joined):
             low, middle, high = np.quantile(joined, [0.1, 0.5, 0.9])
             out[name] = (float(low), float(middle), float(high))
-    return out | tracker_scores(videos)
+    return out
 
 
 def real_sequences(data: Path, detector: str) -> list[Observed]:
@@ -291,7 +347,7 @@ def generated(name: str, count: int, frames: int) -> list[Observed]:
     return [observed_scene(scene) for scene in scenes if len(scene.ground_truth)]
 
 
-def table(columns: dict[str, dict[str, tuple[float, float, float]]]) -> str:
+def table(columns: dict[str, Column]) -> str:
     """Text: one line a statistic, ``10 % / 50 % / 90 %`` a column."""
     names = list(dict.fromkeys(name for column in columns.values() for name in column))
     lines = [f"{'':40}" + "".join(f"{title:>22}" for title in columns)]
@@ -313,6 +369,8 @@ def main() -> None:
     began = time.perf_counter()
     data = Path(os.environ.get("SPAM_DATA", "../shared/data"))
     columns = {detector: pooled(real_sequences(data, detector)) for detector in ("yolox_x", "frcnn")}
+    columns["dancetrack"] = observed(sorted((data / "dancetrack" / "val").glob("dancetrack*")), "yolox_x")
+    columns["pets09"] = observed(sorted((data / "pets09").glob("PETS09-*")), "yolox_nano")
     columns |= {name: pooled(generated(name, args.scenes, args.frames)) for name in args.presets}
     rows = [
         {"data": title, "variant": name, "q10": value[0], "median": value[1], "q90": value[2]}

@@ -100,12 +100,12 @@ class MotionConfig:
     """
 
     kind: Literal["walk", "dance", "sport"] = "walk"
-    speed: float = 1.25
+    speed: float = 1.1
     speed_spread: float = 0.3
     turn: float = 0.25
     flow: float = 0.6
     axis: float | None = None
-    standing: float = 0.35
+    standing: float = 0.4
     stop_rate: float = 0.03
     stop_time: float = 5.0
     groups: float = 0.5
@@ -325,7 +325,7 @@ PRESETS: dict[str, SceneConfig] = {
         people=10,
         world=WorldConfig(near=3, far=25, camera_height=1.6, horizon=0.42, occluders=1.0),
         camera=CameraConfig(
-            pan=0.05, shake=0.004, roll=0.003, forward=0.8, sideways=0.1, warp_noise=0.5, warp_failures=0.003
+            pan=0.05, shake=0.004, roll=0.003, forward=0.5, sideways=0.1, warp_noise=0.5, warp_failures=0.003
         ),
     ),
     "dance": SceneConfig(
@@ -333,7 +333,7 @@ PRESETS: dict[str, SceneConfig] = {
         width=1280,
         height=720,
         fps=20,
-        people=7,
+        people=8,
         world=WorldConfig(
             near=7,
             far=10,
@@ -348,14 +348,14 @@ PRESETS: dict[str, SceneConfig] = {
             kind="dance",
             speed=1.0,
             groups=0.0,
-            agility=0.07,
+            agility=0.06,
             agility_time=0.25,
-            roam=0.18,
-            partners=0.15,
+            roam=0.15,
+            partners=0.2,
             unison=0.5,
-            swap_time=4.0,
+            swap_time=3.0,
             liveliness=1.2,
-            posture_width=0.24,
+            posture_width=0.23,
             posture_height=0.07,
             posture_time=0.3,
             kneel_rate=0.06,
@@ -363,7 +363,7 @@ PRESETS: dict[str, SceneConfig] = {
         ),
         camera=CameraConfig(pan=0.015, shake=0.001, zoom=0.1, warp_noise=0.5),
         detector=DetectorConfig(
-            base=3.9, burst_rate=0.003, visibility_gain=1.5, duplicates=0.4, duplicate_quality=-3.4, jitter=0.009
+            base=3.9, burst_rate=0.003, visibility_gain=1.5, duplicates=0.4, duplicate_quality=-3.4, jitter=0.011
         ),
         clutter=ClutterConfig(
             spots=0.5,
@@ -380,12 +380,12 @@ PRESETS: dict[str, SceneConfig] = {
         name="sport",
         fps=25,
         people=14,
-        world=WorldConfig(near=22, far=60, camera_height=9, horizon=0.02, focal=1.3, occluders=0.1, keep_identity=True),
+        world=WorldConfig(near=16, far=48, camera_height=8, horizon=0.02, focal=1.3, occluders=0.1, keep_identity=True),
         motion=MotionConfig(
             kind="sport",
-            speed=2.5,
+            speed=1.9,
             groups=0.0,
-            agility=0.25,
+            agility=0.15,
             agility_time=0.4,
             liveliness=0.6,
             posture_width=0.2,
@@ -403,8 +403,8 @@ PRESETS: dict[str, SceneConfig] = {
         height=576,
         fps=7,
         people=5,
-        world=WorldConfig(near=12, far=40, camera_height=6, horizon=-0.05, focal=1.0, occluders=1.0),
-        motion=MotionConfig(speed=1.2, turn=0.5, flow=0.2, standing=0.1, stop_rate=0.05, groups=0.35),
+        world=WorldConfig(near=9, far=28, camera_height=6, horizon=-0.05, focal=1.0, occluders=1.5, aspect=0.38),
+        motion=MotionConfig(speed=1.25, turn=0.6, flow=0.2, standing=0.05, stop_rate=0.05, groups=0.35),
         detector=DetectorConfig(base=3.0, small=0.15, slow_sd=0.6, person_sd=0.6),
     ),
 }
@@ -414,7 +414,7 @@ def preset(name: str, **changes: Any) -> SceneConfig:
     """A preset by name ("street", "moving", "dance", "sport", "sparse"), with fields of SceneConfig changed.
 
     >>> preset("dance", num_frames=100).people
-    7
+    8
     """
     if name not in PRESETS:
         raise InputError(f"no scene preset {name!r}; there are {', '.join(PRESETS)}")
@@ -432,7 +432,7 @@ def random_config(
         embedder: whether to simulate appearance; None leaves it to chance (half of the scenes).
         kind: a preset's name; None leaves it to chance.
     """
-    kind = kind or str(rng.choice(["street", "moving", "dance", "sport", "sparse"], p=[0.4, 0.22, 0.2, 0.08, 0.1]))
+    kind = kind or str(rng.choice(["street", "moving", "dance", "sport", "sparse"], p=[0.36, 0.2, 0.26, 0.08, 0.1]))
     config = preset(kind)
     width, height = _random_size(rng, (config.width, config.height))
     rates = [7, 10, 12, 14, 15, 20, 24, 25, 30, 30, 50, 60]
@@ -686,6 +686,9 @@ def _walk(rng: np.random.Generator, config: SceneConfig, count: int, dt: float) 
     heading = heading + np.cumsum(turning * rng.normal(0, 1.5, (units, 1)) * dt, axis=1)
     pace = motion.speed * np.exp(rng.normal(0, motion.speed_spread, units)) * (rng.random(units) >= motion.standing)
     stopped = _bursts(rng, (units, frames), dt, motion.stop_rate, motion.stop_time)
+    # Who has stopped may leave in another direction, even turn back, out of sight of the camera or not.
+    leaves = (np.diff(stopped.astype(int), axis=1, prepend=0) < 0) & (rng.random((units, frames)) < 0.5)
+    heading = heading + np.cumsum(leaves * rng.normal(0, 1.5, (units, frames)), axis=1)
     going = _low_pass(1.0 - stopped, float(np.exp(-dt / 0.35)))
     speed = pace[:, None] * going * (1 + 0.12 * _lasting(rng, (units, frames), dt, 1.5))
     step = speed * dt
