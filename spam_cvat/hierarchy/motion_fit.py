@@ -74,6 +74,11 @@ class Members:
         """(M,) tracklet of each entry of ``row``."""
         return np.repeat(np.arange(len(self)), self.count)
 
+    def over(self, operation: np.ufunc, value: Floats) -> Floats:
+        """Each tracklet's values put together by ``np.add``, ``np.minimum`` or ``np.maximum``. (M,) -> (T,)."""
+        # Every tracklet has a box, so that none of the ranges is empty.
+        return operation.reduceat(value, self.start) if len(self) else np.zeros(0)
+
 
 @dataclass(frozen=True)
 class Ends:
