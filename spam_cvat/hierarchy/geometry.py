@@ -7,6 +7,7 @@ seconds; nothing depends on the image's resolution.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,11 @@ class Clip:
     def __len__(self) -> int:
         """Number of boxes."""
         return len(self.frame)
+
+    @cached_property
+    def measures(self) -> NDArray[np.float64]:
+        """(N, 5) one, cx, cy, log w and log h: what weighted sums over boxes are taken of."""
+        return np.column_stack([np.ones(len(self)), self.box[:, :2], np.log(self.box[:, 2:])])
 
     @classmethod
     def create(cls, detections: Detections, warps: NDArray[np.float64] | None) -> "Clip":

@@ -506,6 +506,13 @@ def _appearance(nodes: Nodes, edge: Ints) -> tuple[Floats, Floats, Floats]:
     return np.where(known, near, 0.0), np.where(known, mean, 0.0), known.astype(np.float64)
 
 
+def _look_margin(end: Ints, look: Floats, known: NDArray[np.bool_]) -> Floats:
+    """How much worse the best alternative at one end looks, (E,); 0 where it is not known."""
+    if not known.any():
+        return np.zeros(len(end))
+    return np.where(known, best_alternative(end, np.where(known, look, 4.0), 4.0)[1] - look, 0.0)
+
+
 def build(nodes: Nodes, edge: Ints, motion: SceneMotion, clip: Clip, continued: Floats | None = None) -> Graph:
     """Edge features of candidate edges; see the code's comments for what each group tells.
 
@@ -546,9 +553,7 @@ def build(nodes: Nodes, edge: Ints, motion: SceneMotion, clip: Clip, continued: 
     rank_a, other_a = best_alternative(a, g.cost, NO_ALTERNATIVE)
     rank_b, other_b = best_alternative(b, g.cost, NO_ALTERNATIVE)
     near, mean, known = _appearance(nodes, edge)
-    look = near + mean
-    margin_a = np.where(known > 0, best_alternative(a, np.where(known > 0, look, 4.0), 4.0)[1] - look, 0.0)
-    margin_b = np.where(known > 0, best_alternative(b, np.where(known > 0, look, 4.0), 4.0)[1] - look, 0.0)
+    margin_a, margin_b = _look_margin(a, near + mean, known > 0), _look_margin(b, near + mean, known > 0)
     last, first = nodes.last[a], nodes.first[b]
     contest = np.zeros(len(edge)) if continued is None else continued
     hidden, clash = _on_the_way(clip, nodes, edge, g.gap, met_a, met_b)
