@@ -10,7 +10,7 @@ the past over 1, 2, 4, ... frames and take the median error. On a street the lon
 and a residual divided by the scene's own error means the same in both.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,8 @@ Ints = NDArray[np.int64]
 # Memory of the short and the long window in seconds, and the most boxes that either looks at.
 MEMORY = (0.15, 0.7)
 MAX_WINDOW = 40
+# Ends fitted together: few enough that what is computed of them stays in the processor's cache.
+FIT_BLOCK = 2048
 # Standing still is the prior: velocities of about one box height a second. Boxes jitter by 4 % of their height.
 VELOCITY_PRIOR = 1.0
 JITTER = 0.04
@@ -130,6 +132,16 @@ def fit_ends(clip: Clip, at: Ints, available: Ints, row: Ints, direction: int) -
         row: tracklets' rows in frame order, see :class:`Members`.
         direction: -1 for tails (the window lies before the end box), 1 for heads.
     """
+    blocks = [
+        _fit_block(clip, at[k : k + FIT_BLOCK], available[k : k + FIT_BLOCK], row, direction)
+        for k in range(0, max(len(at), 1), FIT_BLOCK)
+    ]
+    if len(blocks) == 1:
+        return blocks[0]
+    return Ends(*(np.concatenate([getattr(block, part.name) for block in blocks]) for part in fields(Ends)))
+
+
+def _fit_block(clip: Clip, at: Ints, available: Ints, row: Ints, direction: int) -> Ends:
     width = int(min(available.max(initial=1), MAX_WINDOW))
     inside = np.arange(width) < available[:, None]
     index = row[at[:, None] + direction * np.where(inside, np.arange(width), 0)]  # (T, W)
