@@ -7,9 +7,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from spam_cvat.detections import Detections, VideoInfo
 from spam_cvat.hierarchy.assignment import follow, marginals, round_links
 from spam_cvat.hierarchy.calibration import expected_calibration_error, fit_platt, sigmoid
-from spam_cvat.hierarchy.grouping import batches, best_alternative, compact, group_extreme, pair_ranges, rank_in_group
+from spam_cvat.hierarchy.geometry import Clip
+from spam_cvat.hierarchy.graph import adjacent_pairs
+from spam_cvat.hierarchy.grouping import (
+    among_best,
+    batches,
+    best_alternative,
+    compact,
+    pair_ranges,
+    rank_in_group,
+    smallest_in_group,
+)
+from spam_cvat.hierarchy.motion_fit import Members
 
 
 def test_pairs_of_ranges_are_all_pairs() -> None:
@@ -30,16 +42,33 @@ def test_ranks_and_alternatives_agree_with_a_loop(rows: list[tuple[int, int]]) -
     value = np.array([v for _, v in rows], np.float64)
     rank, other = best_alternative(key, value, 99.0)
     assert rank.tolist() == rank_in_group(key, value).tolist()
+    assert among_best(key, value, 2).tolist() == (rank < 2).tolist()
+    assert smallest_in_group(key, value).tolist() == (rank == 0).tolist()
     for i in range(len(rows)):
         rest = [value[j] for j in range(len(rows)) if j != i and key[j] == key[i]]
         assert other[i] == min(rest, default=99.0)
         assert rank[i] == sum((value[j], j) < (value[i], i) for j in range(len(rows)) if key[j] == key[i])
 
 
-def test_group_extremes_and_compact_labels() -> None:
-    key = np.array([2, 0, 2])
-    assert group_extreme(key, np.array([1.0, 5.0, 3.0]), 3, -1.0).tolist() == [5, -1, 3]
-    assert group_extreme(key, np.array([1.0, 5.0, 3.0]), 3, -1.0, largest=False).tolist() == [5, -1, 1]
+def test_only_pairs_that_could_be_the_better_pairing_are_candidates() -> None:
+    """Two people 0.5 heights apart stand still; a third jumps by as much and has nobody nearer."""
+    left = np.array([100.0, 150, 400, 100, 150, 450])
+    box = np.stack([left, np.full(6, 50.0), left + 40, np.full(6, 150.0)], axis=1).astype(np.float32)
+    video = VideoInfo("pairs", 2, 640, 480, 30.0)
+    detections = Detections.create(video, np.repeat([0, 1], 3), box, np.tile([0.9, 0.8, 0.7], 2))
+    pairs = adjacent_pairs(Clip.create(detections, None))
+    assert pairs.tolist() == [[0, 3], [1, 4], [2, 5]]
+
+
+def test_values_of_a_tracklet_are_put_together() -> None:
+    members = Members.of(np.array([1, 0, -1, 1]))
+    value = np.array([1.0, 5.0, 9.0, 3.0])[members.row]
+    assert members.over(np.add, value).tolist() == [5, 4]
+    assert members.over(np.maximum, value).tolist() == [5, 3]
+    assert Members.of(np.full(3, -1)).over(np.minimum, np.zeros(0)).tolist() == []
+
+
+def test_labels_are_compacted_in_the_order_of_their_first_row() -> None:
     assert compact(np.array([7, -1, 3, 7])).tolist() == [0, -1, 1, 0]
 
 

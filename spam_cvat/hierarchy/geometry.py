@@ -7,6 +7,7 @@ seconds; nothing depends on the image's resolution.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,10 @@ from numpy.typing import NDArray
 
 from spam_cvat.boxes import Array, warp_boxes
 from spam_cvat.detections import Detections
-from spam_cvat.hierarchy.grouping import batches, pair_ranges
+from spam_cvat.hierarchy.grouping import batches, spread_ranges
 
-PAIR_LIMIT = 2_000_000
+# Pairs looked at together: few enough that what is computed of them stays in the processor's cache.
+PAIR_LIMIT = 30_000
 # Boxes that overlap more than this are close enough for identities to be mixed up.
 CONTACT = 0.25
 # A camera does not turn or zoom the picture by half between two frames; an estimate that says so has failed.
@@ -66,6 +68,11 @@ class Clip:
     def __len__(self) -> int:
         """Number of boxes."""
         return len(self.frame)
+
+    @cached_property
+    def measures(self) -> NDArray[np.float64]:
+        """(N, 5) one, cx, cy, log w and log h: what weighted sums over boxes are taken of."""
+        return np.column_stack([np.ones(len(self)), self.box[:, :2], np.log(self.box[:, 2:])])
 
     @classmethod
     def create(cls, detections: Detections, warps: NDArray[np.float64] | None) -> "Clip":
@@ -138,27 +145,30 @@ def neighbourhood(detections: Detections) -> tuple[Any, Any, Any, Any, Any]:
     n = len(detections)
     touching: list[NDArray[np.int64]] = [np.zeros((0, 2), np.int64)]
     how: list[NDArray[np.float64]] = [np.zeros(0)]
-    overlap, shadow, cover = np.zeros(n), np.zeros(n), np.zeros(n)
-    start = detections.frame_start[:-1].astype(np.int64)
-    count = np.diff(detections.frame_start).astype(np.int64)
-    box, label = detections.box.astype(np.float64), detections.label
-    size = (box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1])
-    for part in batches(count * count, PAIR_LIMIT):
-        a, b = pair_ranges(start[part], count[part], start[part], count[part])
-        width = np.minimum(box[a, 2], box[b, 2]) - np.maximum(box[a, 0], box[b, 0])
-        near = np.flatnonzero((width > 0) & (a != b) & (label[a] == label[b]))
+    shadow, lower, cover = np.zeros(n), np.zeros(n), np.zeros(n)
+    left, top, right, bottom = np.ascontiguousarray(detections.box.T, np.float64)
+    label = detections.label
+    size = (right - left) * (bottom - top)
+    row = np.arange(n)
+    following = detections.frame_start[detections.frame.astype(np.int64) + 1] - row - 1
+    for part in batches(following, PAIR_LIMIT):
+        a = np.repeat(row[part], following[part])
+        b = spread_ranges(row[part] + 1, following[part])
+        width = np.minimum(right[a], right[b]) - np.maximum(left[a], left[b])
+        near = np.flatnonzero(width > 0)
         a, b, width = a[near], b[near], width[near]
-        height = np.minimum(box[a, 3], box[b, 3]) - np.maximum(box[a, 1], box[b, 1])
-        near = np.flatnonzero(height > 0)
+        height = np.minimum(bottom[a], bottom[b]) - np.maximum(top[a], top[b])
+        near = np.flatnonzero((height > 0) & (label[a] == label[b]))
         a, b = a[near], b[near]
         inter = width[near] * height[near]
         iou = inter / (size[a] + size[b] - inter)
-        np.maximum.at(overlap, a, iou)
-        contact = (iou > CONTACT) & (a < b)
+        contact = iou > CONTACT
         touching.append(np.stack([a[contact], b[contact]], axis=1))
         how.append(iou[contact])
-        better = b < a  # rows of a frame are sorted by falling score
-        np.maximum.at(shadow, a[better], iou[better])
-        nearer = box[b, 3] > box[a, 3]
-        np.maximum.at(cover, a[nearer], inter[nearer] / size[a[nearer]])
-    return overlap, shadow, cover, np.concatenate(touching), np.concatenate(how)
+        # Rows of a frame are sorted by falling score, so the earlier one of a pair is the better one.
+        np.maximum.at(shadow, b, iou)
+        np.maximum.at(lower, a, iou)
+        far = np.where(bottom[a] < bottom[b], a, b)
+        apart = bottom[a] != bottom[b]
+        np.maximum.at(cover, far[apart], (inter / size[far])[apart])
+    return np.maximum(shadow, lower), shadow, cover, np.concatenate(touching), np.concatenate(how)

@@ -20,7 +20,13 @@ from numpy.typing import NDArray
 
 from spam_cvat.boxes import giou_pairs
 from spam_cvat.hierarchy.geometry import Clip, to_corners
-from spam_cvat.hierarchy.grouping import batches, best_alternative, group_extreme, group_sum, pair_ranges, rank_in_group
+from spam_cvat.hierarchy.grouping import (
+    among_best,
+    batches,
+    best_alternative,
+    pair_ranges,
+    smallest_in_group,
+)
 from spam_cvat.hierarchy.look import SceneLook, measure_look
 from spam_cvat.hierarchy.motion_fit import (
     MAX_WINDOW,
@@ -38,12 +44,16 @@ from spam_cvat.hierarchy.motion_fit import (
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-PAIR_LIMIT = 1_000_000
+# Pairs looked at together: few enough that what is computed of them stays in the processor's cache.
+PAIR_LIMIT = 30_000
 # Candidate partners of a node to either side; an edge stays when it is among the best of both of its nodes.
 NEIGHBOURS = 6
 # Nothing that is tracked moves faster than this, in box heights a second, on top of a slack for jitter and jumps.
 MAX_SPEED = 8.0
 REACH = 0.6
+# Two successive boxes are no candidates where their distance exceeds those to the nearest box of either, added up, by
+# more than this: in heights, and in heights a second.
+SPARE = (0.1, 2.0)
 # A chain link needs this overlap after the pair's common motion is removed; chains only lend context.
 CHAIN_COST = 6.0
 NO_ALTERNATIVE = 12.0
@@ -107,16 +117,28 @@ class Nodes:
 
 
 def adjacent_pairs(clip: Clip) -> Ints:
-    """Pairs of boxes in successive frames that are among the nearest of each other. (E, 2) rows."""
+    """Pairs of boxes in successive frames that are among the nearest of each other. (E, 2) rows.
+
+    In a crowd everybody has neighbours within reach, and most such pairs are out of the question, because both boxes
+    have somebody much nearer. Leaving them out halves the edges, and costs less than 0.03 % of the true ones on the
+    MOT17 first halves, on MOT15 and on generated scenes alike.
+    """
     start, count = clip.frame_start[:-1], np.diff(clip.frame_start)
     reach = REACH + MAX_SPEED / clip.fps
+    spare = SPARE[0] + SPARE[1] / clip.fps
+    nearest_of = np.full(len(clip), np.inf)
+    nearest_of, nearest_to = np.full((2, len(clip)), np.inf)
     kept = []
     for part in batches(count[:-1] * count[1:], PAIR_LIMIT):
         later = slice(part.start + 1, part.stop + 1)
         a, b = pair_ranges(start[:-1][part], count[:-1][part], start[later], count[later])
         distance, near = _pair_distance(clip, a, b, reach)
         a, b = a[near], b[near]
-        best = (rank_in_group(a, distance) < NEIGHBOURS) & (rank_in_group(b, distance) < NEIGHBOURS)
+        np.minimum.at(nearest_of, a, distance)
+        np.minimum.at(nearest_to, b, distance)
+        some = np.flatnonzero(distance <= nearest_of[a] + nearest_to[b] + spare)
+        a, b, distance = a[some], b[some], distance[some]
+        best = among_best(a, distance, NEIGHBOURS) & among_best(b, distance, NEIGHBOURS)
         kept.append(np.stack([a[best], b[best]], axis=1))
     return np.concatenate(kept) if kept else np.zeros((0, 2), np.int64)
 
@@ -142,12 +164,12 @@ def chains(clip: Clip, pairs: Ints) -> Ints:
     height = (clip.box[a, 3] + clip.box[b, 3]) / 2
     move = (clip.box[b, :2] - clip.box[a, :2]) / height[:, None]
     raw = np.linalg.norm(move, axis=1)
-    mutual = (rank_in_group(a, raw) == 0) & (rank_in_group(b, raw) == 0)
+    mutual = smallest_in_group(a, raw) & smallest_in_group(b, raw)
     common = _frame_median(clip, clip.frame[a[mutual]], move[mutual])
     left = np.linalg.norm(move - common[clip.frame[a]], axis=1)
     size = np.abs(np.log(clip.box[b, 2:] / clip.box[a, 2:])).sum(1)
     cost = left / 0.08 + size / 0.15
-    good = (rank_in_group(a, cost) == 0) & (rank_in_group(b, cost) == 0) & (cost < CHAIN_COST)
+    good = smallest_in_group(a, cost) & smallest_in_group(b, cost) & (cost < CHAIN_COST)
     label = np.arange(n)
     label[b[good]] = a[good]
     # Pointer jumping: every row ends up with the first row of its chain.
@@ -320,19 +342,17 @@ def _looks(clip: Clip, members: Members) -> tuple[Look, Look, Look]:
     return out[0], out[1], out[2]
 
 
-def _least(members: Members, value: Floats) -> Floats:
-    """Smallest value of each tracklet. (T,)."""
-    return group_extreme(members.owner, value[members.row], len(members), 1.0, largest=False)
-
-
 def _tracklet_features(clip: Clip, members: Members, tail: Ends, head: Ends, lasting: Floats) -> NDArray[np.float32]:
-    owner, row, total = members.owner, members.row, len(members)
+    owner, row = members.owner, members.row
 
     def mean(value: Floats) -> Floats:
-        return group_sum(owner, value[row], total) / members.count
+        return members.over(np.add, value[row]) / members.count
+
+    def least(value: Floats) -> Floats:
+        return members.over(np.minimum, value[row])
 
     def largest(value: Floats) -> Floats:
-        return group_extreme(owner, value[row], total, 0.0)
+        return members.over(np.maximum, value[row])
 
     frames = tail.frame - head.frame + 1
     seconds = frames / clip.fps
@@ -341,13 +361,13 @@ def _tracklet_features(clip: Clip, members: Members, tail: Ends, head: Ends, las
     step = np.zeros(len(row))
     step[1:] = np.linalg.norm(np.diff(clip.box[row, :2], axis=0), axis=1) / clip.box[row[1:], 3]
     step[members.start] = 0.0
-    path = group_sum(owner, step, total)
+    path = members.over(np.add, step)
     return _node_table(
         score,
-        _least(members, clip.score),
+        least(clip.score),
         top,
         mean(lasting),
-        _least(members, lasting),
+        least(lasting),
         largest(lasting),
         largest(clip.overlap),
         mean((clip.shadow > 0.5).astype(float)),
@@ -364,7 +384,7 @@ def _tracklet_features(clip: Clip, members: Members, tail: Ends, head: Ends, las
         path / np.maximum(members.count - 1, 1),
         np.minimum(travelled / (seconds + 0.5), 5.0),
         np.sqrt(np.maximum(mean(clip.score**2) - score**2, 0)),
-        group_sum(owner, (clip.score[row] < 0.5 * top[owner]).astype(float), total) / members.count,
+        members.over(np.add, (clip.score[row] < 0.5 * top[owner]).astype(float)) / members.count,
     )
 
 
@@ -398,7 +418,7 @@ def tracklet_pairs(nodes: Nodes, motion: SceneMotion, clip: Clip, extent: int) -
         return pairs
     cost = edge_geometry(nodes, pairs, motion, clip).cost
     a, b = pairs.T
-    best = (rank_in_group(a, cost) < NEIGHBOURS) & (rank_in_group(b, cost) < NEIGHBOURS)
+    best = among_best(a, cost, NEIGHBOURS) & among_best(b, cost, NEIGHBOURS)
     pairs = pairs[best]
     return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
 
@@ -495,6 +515,13 @@ def _appearance(nodes: Nodes, edge: Ints) -> tuple[Floats, Floats, Floats]:
     return np.where(known, units(near), 0.0), np.where(known, units(mean), 0.0), known * nodes.look.separation
 
 
+def _look_margin(end: Ints, look: Floats, known: NDArray[np.bool_]) -> Floats:
+    """How much worse the best alternative at one end looks, (E,); 0 where it is not known."""
+    if not known.any():
+        return np.zeros(len(end))
+    return np.where(known, best_alternative(end, np.where(known, look, 4.0), 4.0)[1] - look, 0.0)
+
+
 def build(nodes: Nodes, edge: Ints, motion: SceneMotion, clip: Clip, continued: Floats | None = None) -> Graph:
     """Edge features of candidate edges; see the code's comments for what each group tells.
 
@@ -535,9 +562,7 @@ def build(nodes: Nodes, edge: Ints, motion: SceneMotion, clip: Clip, continued: 
     rank_a, other_a = best_alternative(a, g.cost, NO_ALTERNATIVE)
     rank_b, other_b = best_alternative(b, g.cost, NO_ALTERNATIVE)
     near, mean, known = _appearance(nodes, edge)
-    look = near + mean
-    margin_a = np.where(known > 0, best_alternative(a, np.where(known > 0, look, 4.0), 4.0)[1] - look, 0.0)
-    margin_b = np.where(known > 0, best_alternative(b, np.where(known > 0, look, 4.0), 4.0)[1] - look, 0.0)
+    margin_a, margin_b = _look_margin(a, near + mean, known > 0), _look_margin(b, near + mean, known > 0)
     last, first = nodes.last[a], nodes.first[b]
     contest = np.zeros(len(edge)) if continued is None else continued
     hidden, clash = _on_the_way(clip, nodes, edge, g.gap, met_a, met_b)

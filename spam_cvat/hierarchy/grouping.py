@@ -18,11 +18,19 @@ def pair_ranges(start_a: Ints, count_a: Ints, start_b: Ints, count_b: Ints) -> t
     >>> pair_ranges(np.array([0]), np.array([2]), np.array([5]), np.array([2]))
     (array([0, 0, 1, 1]), array([5, 6, 5, 6]))
     """
-    pairs = (count_a * count_b).astype(np.int64)
-    group = np.repeat(np.arange(len(pairs)), pairs)
-    offset = np.arange(int(pairs.sum())) - np.repeat(np.cumsum(pairs) - pairs, pairs)
-    width = np.maximum(count_b[group], 1)
-    return start_a[group] + offset // width, start_b[group] + offset % width
+    row = spread_ranges(start_a, count_a)
+    group = np.repeat(np.arange(len(count_a)), count_a)
+    return np.repeat(row, count_b[group]), spread_ranges(start_b[group], count_b[group])
+
+
+def spread_ranges(start: Ints, count: Ints) -> NDArray[np.int64]:
+    """The rows of all ranges, one range after the other. Two (G,) arrays -> (P,) rows.
+
+    >>> spread_ranges(np.array([5, 0]), np.array([2, 3]))
+    array([5, 6, 0, 1, 2])
+    """
+    end = np.cumsum(count, dtype=np.int64)
+    return np.arange(int(end[-1]) if len(end) else 0) + np.repeat(start - (end - count), count)
 
 
 def batches(cost: Ints, limit: int) -> Iterator[slice]:
@@ -47,6 +55,25 @@ def rank_in_group(key: Ints, value: Floats) -> NDArray[np.int64]:
     return rank
 
 
+def among_best(key: Ints, value: Floats, number: int) -> NDArray[np.bool_]:
+    """Which rows are among the ``number`` smallest of their group; ties by row. (E,), (E,) -> (E,)."""
+    out = np.ones(len(key), bool)
+    crowded = np.flatnonzero(np.bincount(key)[key] > number) if len(key) else np.zeros(0, np.int64)
+    out[crowded] = rank_in_group(key[crowded], value[crowded]) < number
+    return out
+
+
+def smallest_in_group(key: Ints, value: Floats) -> NDArray[np.bool_]:
+    """Which row of each group has its smallest value; ties by row. (E,), (E,) -> (E,), one row a group."""
+    out = np.zeros(len(key), bool)
+    if len(key):
+        lowest = np.full(int(key.max()) + 1, np.inf)
+        np.minimum.at(lowest, key, value)
+        row = np.flatnonzero(value == lowest[key])
+        out[row[np.unique(key[row], return_index=True)[1]]] = True
+    return out
+
+
 def best_alternative(key: Ints, value: Floats, missing: float) -> tuple[NDArray[np.int64], Floats]:
     """Each row's rank in its group, and the smallest value among the group's other rows (``missing`` where alone)."""
     n = len(key)
@@ -68,14 +95,6 @@ def best_alternative(key: Ints, value: Floats, missing: float) -> tuple[NDArray[
 def group_sum(key: Ints, value: Floats, groups: int) -> NDArray[np.float64]:
     """Sum of the values of each group 0 .. groups - 1. (E,), (E,) -> (groups,)."""
     return np.bincount(key, weights=value, minlength=groups).astype(np.float64)
-
-
-def group_extreme(key: Ints, value: Floats, groups: int, empty: float, largest: bool = True) -> NDArray[np.float64]:
-    """Largest (or smallest) value of each group, ``empty`` for a group without rows."""
-    out = np.full(groups, empty, np.float64)
-    order = np.lexsort((value if largest else -value, key))
-    out[key[order]] = value[order]  # the last write wins, and it is the extreme one
-    return out
 
 
 def compact(labels: Ints) -> NDArray[np.int64]:

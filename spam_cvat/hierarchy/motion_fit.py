@@ -10,7 +10,7 @@ the past over 1, 2, 4, ... frames and take the median error. On a street the lon
 and a residual divided by the scene's own error means the same in both.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,8 @@ Ints = NDArray[np.int64]
 # Memory of the short and the long window in seconds, and the most boxes that either looks at.
 MEMORY = (0.15, 0.7)
 MAX_WINDOW = 40
+# Ends fitted together: few enough that what is computed of them stays in the processor's cache.
+FIT_BLOCK = 2048
 # Standing still is the prior: velocities of about one box height a second. Boxes jitter by 4 % of their height.
 VELOCITY_PRIOR = 1.0
 JITTER = 0.04
@@ -73,6 +75,11 @@ class Members:
     def owner(self) -> Ints:
         """(M,) tracklet of each entry of ``row``."""
         return np.repeat(np.arange(len(self)), self.count)
+
+    def over(self, operation: np.ufunc, value: Floats) -> Floats:
+        """Each tracklet's values put together by ``np.add``, ``np.minimum`` or ``np.maximum``. (M,) -> (T,)."""
+        # Every tracklet has a box, so that none of the ranges is empty.
+        return operation.reduceat(value, self.start) if len(self) else np.zeros(0)
 
 
 @dataclass(frozen=True)
@@ -125,38 +132,48 @@ def fit_ends(clip: Clip, at: Ints, available: Ints, row: Ints, direction: int) -
         row: tracklets' rows in frame order, see :class:`Members`.
         direction: -1 for tails (the window lies before the end box), 1 for heads.
     """
+    blocks = [
+        _fit_block(clip, at[k : k + FIT_BLOCK], available[k : k + FIT_BLOCK], row, direction)
+        for k in range(0, max(len(at), 1), FIT_BLOCK)
+    ]
+    if len(blocks) == 1:
+        return blocks[0]
+    return Ends(*(np.concatenate([getattr(block, part.name) for block in blocks]) for part in fields(Ends)))
+
+
+def _fit_block(clip: Clip, at: Ints, available: Ints, row: Ints, direction: int) -> Ends:
     width = int(min(available.max(initial=1), MAX_WINDOW))
-    offset = np.arange(width)
-    inside = offset[None] < available[:, None]
-    index = row[np.where(inside, at[:, None] + direction * offset[None], at[:, None])]  # (T, W)
+    inside = np.arange(width) < available[:, None]
+    index = row[at[:, None] + direction * np.where(inside, np.arange(width), 0)]  # (T, W)
     end = row[at]
-    scale = clip.box[end, 3]
+    centre, scale = clip.box[end, :2], clip.box[end, 3:]
     tau = (clip.frame[index] - clip.frame[end][:, None]) / clip.fps
-    y = (clip.box[index][..., :2] - clip.box[end][:, None, :2]) / scale[:, None, None]
-    precision = np.where(inside, noise(clip)[index] ** -2.0, 0.0)
+    precision = np.where(inside, (1 / noise(clip) ** 2)[index], 0.0)
+    powers = np.stack([np.ones_like(tau), tau, tau * tau], axis=1)  # (T, 3, W)
+    value = np.take(clip.measures, index, axis=0)  # (T, W, 5)
     position, velocity, covariance = [], [], []
     for memory in MEMORY:
         weight = precision * np.exp(-np.abs(tau) / memory)
-        s0, s1 = weight.sum(1), (weight * tau).sum(1)
-        s2 = (weight * tau * tau).sum(1) + VELOCITY_PRIOR**-2
-        y0, y1 = np.einsum("tw,twd->td", weight, y), np.einsum("tw,twd->td", weight * tau, y)
+        moment = (powers * weight[:, None]) @ value  # (T, 3, 5): of time's powers and the values
+        s0, s1, s2 = moment[:, 0, 0], moment[:, 1, 0], moment[:, 2, 0] + VELOCITY_PRIOR**-2
+        # Centres as seen from the end box, in its heights.
+        y0 = (moment[:, 0, 1:3] - s0[:, None] * centre) / scale
+        y1 = (moment[:, 1, 1:3] - s1[:, None] * centre) / scale
         det = s0 * s2 - s1 * s1
         position.append((s2[:, None] * y0 - s1[:, None] * y1) / det[:, None])
         velocity.append((s0[:, None] * y1 - s1[:, None] * y0) / det[:, None])
         covariance.append(np.stack([s2, -s1, s0], axis=1) / det[:, None])
-    log_size = np.log(clip.box[index][..., 2:])
-    weight = precision * np.exp(-np.abs(tau) / MEMORY[1])
-    s0 = weight.sum(1)
-    mean = np.einsum("tw,twd->td", weight, log_size) / s0[:, None]
-    centred = tau - ((weight * tau).sum(1) / s0)[:, None]
-    # Heights change slowly, so the prior on growth is as strong as a quarter of the window's boxes.
-    growth = (weight * centred * log_size[..., 1]).sum(1) / ((weight * centred**2).sum(1) + 0.25 * s0 * MEMORY[1] ** 2)
+    # Sizes change slowly, so they are fitted with the longer window, the last one, alone.
+    mean = moment[:, 0, 3:] / s0[:, None]
+    # The prior on growth is as strong as a quarter of the window's boxes.
+    spread = moment[:, 2, 0] - s1 * s1 / s0 + 0.25 * s0 * MEMORY[-1] ** 2
+    growth = (moment[:, 1, 4] - s1 * mean[:, 1]) / spread
     return Ends(
         frame=clip.frame[end],
         height=np.exp(mean[:, 1]),
         width=np.exp(mean[:, 0]),
-        position=clip.box[end][:, None, :2] + np.stack(position, 1) * scale[:, None, None],
-        velocity=np.stack(velocity, 1) * scale[:, None, None],
+        position=centre[:, None] + np.stack(position, 1) * scale[:, None],
+        velocity=np.stack(velocity, 1) * scale[:, None],
         growth=growth,
         covariance=np.stack(covariance, 1),
     )
