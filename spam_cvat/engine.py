@@ -49,7 +49,7 @@ class EngineConfig:
 
     min_score: float = 0.1
     gate: bool = True
-    max_gap: float = 1.5
+    max_gap: float = 2.0
     smooth: bool = True
     min_seconds: float = 0.15
 

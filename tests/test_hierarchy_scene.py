@@ -1,0 +1,118 @@
+"""What the hierarchy measures in a scene without labels: how wide to smooth, what looks mean, where to cut."""
+
+import numpy as np
+import pytest
+
+from spam_cvat.detections import Detections, VideoInfo
+from spam_cvat.hierarchy.finish import fill, smoothed
+from spam_cvat.hierarchy.geometry import Clip
+from spam_cvat.hierarchy.levels import cut_contests
+from spam_cvat.hierarchy.look import measure_look
+from spam_cvat.hierarchy.motion_fit import Members
+
+HEIGHT = 100.0
+
+
+def clip_of(
+    x: np.ndarray, y: np.ndarray | None = None, *, score: float = 0.9, fps: float = 25.0, look: np.ndarray | None = None
+) -> tuple[Clip, np.ndarray]:
+    """People of one size at (people, frames) centres; the clip and who each row is."""
+    people, frames = x.shape
+    y = np.full(x.shape, 300.0) if y is None else y
+    half = np.array([0.2, 0.5]) * HEIGHT
+    centre = np.stack([x, y], axis=2).transpose(1, 0, 2).reshape(-1, 2)
+    box = np.concatenate([centre - half, centre + half], axis=1).astype(np.float32)
+    frame = np.repeat(np.arange(frames), people)
+    # Falling scores keep the order of the people within a frame.
+    scores = np.tile(score - 0.01 * np.arange(people), frames)
+    embedding = None if look is None else np.tile(look, (frames, 1)).astype(np.float32)
+    video = VideoInfo("scene", frames, 1920, 1080, fps)
+    return Clip.create(Detections.create(video, frame, box, scores, embedding=embedding), None), np.tile(
+        np.arange(people), frames
+    )
+
+
+def lasting_noise(rng: np.random.Generator, frames: int, size: float) -> np.ndarray:
+    """Errors that last for some frames, as a detector's do."""
+    noise = np.zeros(frames)
+    for k in range(1, frames):
+        noise[k] = 0.7 * noise[k - 1] + np.sqrt(1 - 0.7**2) * rng.normal(0, size)
+    return noise
+
+
+def test_smoothing_takes_out_errors_that_last_where_people_walk() -> None:
+    rng = np.random.default_rng(3)
+    true = 200 + np.arange(150) * 2.0 + np.arange(4)[:, None] * 300
+    seen = true + np.stack([lasting_noise(rng, 150, 0.03 * HEIGHT) for _ in range(4)])
+    clip, node = clip_of(seen)
+    rows = fill(clip, node, clip.box)
+    box, width = smoothed(clip, rows)
+    before = np.abs(rows.box[:, 0] - true.ravel()).mean()
+    assert width[0] >= 2
+    assert np.abs(box[:, 0] - true.ravel()).mean() < 0.8 * before
+
+
+def test_smoothing_leaves_a_dance_as_it_is() -> None:
+    time = np.arange(150) / 25
+    sway = 0.3 * HEIGHT * np.sin(2 * np.pi * 1.5 * time + np.arange(3)[:, None])
+    clip, node = clip_of(500 + np.arange(3)[:, None] * 300 + sway)
+    rows = fill(clip, node, clip.box)
+    box, width = smoothed(clip, rows)
+    assert width[0] <= 1
+    assert np.abs(box[:, 0] - rows.box[:, 0]).mean() < 0.02 * HEIGHT
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3, 7])
+def test_short_tracks_stay_where_they_are(frames: int) -> None:
+    clip, node = clip_of(np.full((1, frames), 400.0) + np.arange(frames))
+    rows = fill(clip, node, clip.box)
+    box, _ = smoothed(clip, rows)
+    np.testing.assert_allclose(box, rows.box, atol=0.05)
+
+
+def looks(noise: float) -> tuple[Clip, np.ndarray]:
+    """Three people apart, each with a look of its own and as much noise in every frame."""
+    rng = np.random.default_rng(1)
+    clip, node = clip_of(np.array([[200.0], [800], [1400]]) + np.zeros((3, 60)), look=np.eye(3, 32))
+    assert clip.embedding is not None
+    noisy = clip.embedding + rng.normal(0, noise / np.sqrt(32), clip.embedding.shape)
+    clip.embedding[:] = noisy / np.linalg.norm(noisy, axis=1, keepdims=True)
+    return clip, node
+
+
+@pytest.mark.parametrize("noise", [0.2, 0.6, 1.2])
+def test_looks_mean_the_same_whatever_the_network(noise: float) -> None:
+    clip, node = looks(noise)
+    look = measure_look(clip, Members.of(node))
+    assert clip.embedding is not None
+    mine, other = clip.embedding[0::3], clip.embedding[1::3]
+    one = 1 - (mine[:30] * mine[30:]).sum(1).mean()
+    two = 1 - (mine[:30] * other[30:]).sum(1).mean()
+    assert look.separation > 0.7
+    assert look.units(np.array([one, two])) == pytest.approx([0, 1], abs=0.3)
+
+
+def test_looks_that_say_nothing_are_worth_nothing() -> None:
+    clip, node = looks(1e6)
+    assert measure_look(clip, Members.of(node)).separation < 0.2
+    bare, node = clip_of(np.zeros((2, 20)) + np.array([[200.0], [800]]))
+    assert measure_look(bare, Members.of(node)).separation == 0
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_tracks_are_cut_where_somebody_else_is_near(kept: bool) -> None:
+    """Two people pass each other; the second one may be a box that the gate left out."""
+    step = np.arange(80) * 10.0
+    clip, node = clip_of(np.stack([100 + step, 900 - step]), np.stack([np.full(80, 300.0), np.full(80, 310.0)]))
+    if not kept:
+        node = np.where(node == 0, 0, -1)
+    cuts = cut_contests(clip, node, np.zeros(len(clip), bool))
+    assert len(cuts.link) == (2 if kept else 1)
+    tail = clip.frame[(cuts.segment == cuts.link[0, 0]) & (node == 0)].max()
+    assert abs(tail - 40) <= 2  # they meet half-way
+    assert (cuts.clear[np.abs(clip.frame - 40) <= 1] == -1).all()
+
+
+def test_who_meets_nobody_is_not_cut() -> None:
+    clip, node = clip_of(np.array([[100.0], [900]]) + np.zeros((2, 40)))
+    assert not len(cut_contests(clip, node, np.zeros(len(clip), bool)).link)
