@@ -3,11 +3,12 @@
 In: a clip with an identity per row. Out: rows of (frame, identity, box in pixels, score, detection row or -1).
 
 Smoothing works in camera-compensated coordinates with a local-linear kernel over time, boxes weighted by how exact
-they are likely to be. How wide the kernel may be is measured without labels, per coordinate, by two rules. Each box is
-predicted from its neighbours alone, and the width with the smallest error is taken; as a detector's errors last for
-some frames, the nearest neighbours are left out too (h-block cross-validation, Burman, Chow and Nolan 1994). And a
-width is taken when it moves boxes by hardly more than half of it does: where people walk, that is wide and gives what
-an annotator's few key frames give; where they dance, it is narrow and leaves the boxes as they are.
+they are likely to be. How wide the kernel may be is measured without labels, per coordinate. Each box is predicted from
+its neighbours alone, and the width with the smallest error is taken; as a detector's errors last for some frames, the
+nearest neighbours are left out too (h-block cross-validation, Burman, Chow and Nolan 1994). A width is taken as well
+when it moves boxes by hardly more than half of it does: where people walk, that is wide and gives what an annotator's
+few key frames give. But where a box is predicted much worse without the nearest neighbours than with them, it is not
+errors that change so fast but people, who dance: boxes stay as they are.
 """
 
 from collections.abc import Mapping
@@ -32,6 +33,8 @@ WIDTHS = (0.7, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 REACH = 3
 # Neighbours at most so many frames away share a box's error: two, or more at high frame rates.
 LASTING, LASTING_SECONDS = 2, 0.07
+# People move too fast for smoothing when leaving out the nearest neighbours makes the error this much larger.
+FAST = 2.0
 # A width up to the second number is harmless when half of it gives boxes that are nearer than this, in heights.
 UNMOVED, WIDEST_UNMOVED = 0.0025, 4.0
 # Widths are chosen on tracks with about so many boxes.
@@ -124,7 +127,9 @@ def _best_widths(series: "_Series", seen: NDArray[np.bool_], lasting: int) -> Fl
 
     errors = np.stack([difference(box, series.smooth(value, lasting)) for value in WIDTHS])
     width = np.array(WIDTHS)[errors.argmin(0)]
-    harmless = np.ones(4, bool)
+    fast = errors.min(0) > FAST * difference(box, series.smooth(WIDTHS[0], 0))
+    width[fast] = WIDTHS[0]
+    harmless = ~fast
     for value in (value for value in WIDTHS if 1 <= value <= WIDEST_UNMOVED):
         harmless &= difference(series.smooth(value), series.smooth(value / 2)) <= UNMOVED
         if not harmless.any():
