@@ -70,6 +70,8 @@ UNTANGLE_EXTENT = 64
 # many seconds to either side of the closest contact; contests closer together than the second number are one.
 CONTEST_SECONDS = 0.6
 CONTEST_JOIN_SECONDS = 0.2
+# Log odds over the threshold that a link through a contest has at least.
+KEPT = 0.5
 
 
 @dataclass(frozen=True)
@@ -248,7 +250,7 @@ def untangle(
 
     Bottom-up merging never takes a link back, and most wrong links join neighbouring frames of people who cross. Seen
     from clear boxes before and after, with motion on both sides, the same question is easier. The former link is a
-    candidate too, and the network is told so. Appends the level's record; returns (N,) nodes.
+    candidate too, and the network is told so; it goes only if others fit better. Appends the level's record; returns (N,) nodes.
     """
     cuts = cut_contests(clip, node, fixed)
     if not len(cuts.link):
@@ -270,6 +272,8 @@ def untangle(
     continued = np.where((cuts.link[place] == pairs).all(1), cuts.contest[place], 0.0)
     graph = graphs.build(nodes, pairs, motion, clip, continued)
     _, logit = scorer.tracklets(graph, UNTANGLE_LEVEL)
+    # What was one is given up for somebody better, never for nobody: a track was followed through the contest.
+    logit = np.where(continued > 0, np.maximum(logit, policy.link + KEPT), logit)
     merged, record = _link(segment, pairs, logit, policy.link, guard, scorer, UNTANGLE_LEVEL, UNTANGLE_EXTENT)
     levels.append(record)
     return _one_box_a_frame(clip, merged, segment, clear >= 0)
