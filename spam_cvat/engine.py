@@ -29,12 +29,6 @@ from spam_cvat.hierarchy.stitching import Linked, clip_ranges, join_clips
 NOT_REAL = 6.0
 
 
-# What a detector calls its surest boxes differs. A track needs one box of at least this share of that confidence (the
-# upper tenth of the boxes above SURE), and this share on average.
-SURE = 0.5
-BEST_SHARE, MEAN_SHARE = 0.7, 0.5
-
-
 @dataclass(frozen=True)
 class EngineConfig:
     """How to annotate. Plain values, so that an annotation can say how it was made.
@@ -146,7 +140,7 @@ def _tracks_to_keep(
 ) -> NDArray[np.bool_]:
     """(T,) which identities become tracks.
 
-    Those that the tracks' gate, their confidence and their length speak for, and all that hold a box called real.
+    Those that the tracks' gate and their length speak for, and all that hold a box called real.
     """
     total = len(linked.track_gate)
     rows = np.flatnonzero(linked.node >= 0)
@@ -155,13 +149,7 @@ def _tracks_to_keep(
     np.minimum.at(first, node, detections.frame[rows])
     np.maximum.at(last, node, detections.frame[rows])
     count = np.bincount(node, minlength=total)
-    score = detections.score[rows].astype(np.float64)
-    best = np.zeros(total)
-    np.maximum.at(best, node, score)
-    mean = np.bincount(node, weights=score, minlength=total) / np.maximum(count, 1)
-    sure = detections.score[detections.score > SURE]
-    level = float(np.quantile(sure, 0.9)) if len(sure) else 0.0
-    stays = (linked.track_gate > 0) & (best >= BEST_SHARE * level) & (mean >= MEAN_SHARE * level)
+    stays = linked.track_gate > 0
     stays |= not config.gate
     stays &= (last - first + 1 >= config.min_seconds * detections.video.fps) & (count > 1)
     stays[node[said[rows] == 1]] = True

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from spam_cvat.detections import Detections, VideoInfo
-from spam_cvat.hierarchy.finish import fill, smoothed
+from spam_cvat.hierarchy.filling import fill
+from spam_cvat.hierarchy.finish import smoothed
 from spam_cvat.hierarchy.geometry import Clip
 from spam_cvat.hierarchy.levels import cut_contests
 from spam_cvat.hierarchy.look import measure_look

@@ -12,11 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spam_cvat.annotation import Level
+from spam_cvat.boxes import iou_pairs
 from spam_cvat.hierarchy import graph as graphs
 from spam_cvat.hierarchy.assignment import FORCED, Guard, follow, marginals, round_links
-from spam_cvat.hierarchy.geometry import Clip
+from spam_cvat.hierarchy.filling import fill
+from spam_cvat.hierarchy.geometry import Clip, to_corners
 from spam_cvat.hierarchy.graph import Graph
-from spam_cvat.hierarchy.grouping import compact
+from spam_cvat.hierarchy.grouping import compact, pair_ranges, smallest_in_group
 from spam_cvat.hierarchy.motion_fit import Members, SceneMotion, measure_motion
 
 Floats = NDArray[np.float64]
@@ -48,7 +50,8 @@ class Policy:
     Attributes:
         gate: a detection takes part in linking above this. High on purpose: weak boxes lead links astray, and are given
             afterwards to the tracks they continue.
-        weak: a detection above this, though not above ``gate``, may still extend a track or fill its gaps.
+        weak: a detection above this, though not above ``gate``, may still extend a track, fill its gaps, or with others
+            of its kind make a track that the tracks' gate lets pass.
         sure: a detection with this share of the confidence of the clip's surest tenth enters whatever the gate says,
         second: unless its IoU with a better one is larger than this.
         first_link: level 0 takes a link above this. High on purpose: what is unclear waits for motion from both sides.
@@ -56,11 +59,11 @@ class Policy:
     """
 
     gate: float = 2.0
-    weak: float = 0.0
+    weak: float = 1.0
     sure: float = 0.9
     second: float = 0.5
     first_link: float = 1.0
-    link: float = 0.5
+    link: float = 0.25
 
 
 # Level after which crossings are untangled for the first time; they are once more at the end.
@@ -70,6 +73,12 @@ UNTANGLE_EXTENT = 64
 # many seconds to either side of the closest contact; contests closer together than the second number are one.
 CONTEST_SECONDS = 0.6
 CONTEST_JOIN_SECONDS = 0.2
+# Weak detections are linked at these levels. One with an IoU larger than the first number with the place where a track
+# passes in a gap belongs to the track, with an IoU larger than the second it is at least no track of its own. Longer
+# gaps than the third say nothing of the place.
+WEAK_LEVELS = (1, 2, 4)
+SAME_PLACE, BESIDE = 0.5, 0.3
+GAP_SECONDS = 2.0
 # Log odds over the threshold that a link through a contest has at least.
 KEPT = 0.5
 
@@ -153,6 +162,7 @@ def run_clip(
             node = untangle(clip, node, lasting, motion, gate_answers == 1, guard, scorer, policy, levels)
     weak = (node < 0) & (gate > policy.weak) & (gate_answers != 0)
     node = recover(clip, node, weak, pairs, logits, policy, guard)
+    node = link_weak(clip, node, weak, pairs, logits, lasting, motion, guard, scorer, policy, levels, extents)
     node = compact(guard.join(node))
     guard.absorb(node)
     final, _ = graphs.tracklet_nodes(clip, node, lasting)
@@ -250,7 +260,8 @@ def untangle(
 
     Bottom-up merging never takes a link back, and most wrong links join neighbouring frames of people who cross. Seen
     from clear boxes before and after, with motion on both sides, the same question is easier. The former link is a
-    candidate too, and the network is told so; it goes only if others fit better. Appends the level's record; returns (N,) nodes.
+    candidate too, and the network is told so; it goes only if others fit better. Appends the level's record; returns
+    (N,) nodes.
     """
     cuts = cut_contests(clip, node, fixed)
     if not len(cuts.link):
@@ -362,6 +373,72 @@ def recover(
     rows = rows[np.unique(key[rows], return_index=True)[1]]
     out[rows] = owner[rows]
     return out
+
+
+def link_weak(
+    clip: Clip,
+    node: Ints,
+    weak: NDArray[np.bool_],
+    pairs: Ints,
+    logit: Floats,
+    lasting: Floats,
+    motion: SceneMotion,
+    guard: Guard,
+    scorer: Scorer,
+    policy: Policy,
+    levels: list[Level],
+    extents: Sequence[int],
+) -> Ints:
+    """Link the weak detections that are left, among themselves and to the ends of tracks. (N,) nodes.
+
+    The tracks of strong detections stay as they are. A weak detection where a track runs through a gap becomes part of
+    it; one beside a detection of a track is its second box. Appends a record per level.
+    """
+    free = weak & (node < 0)
+    free[guard.rows] = False
+    a, b = clip.pairs[clip.pair_iou > policy.second].T
+    free[a[node[b] >= 0]] = free[b[node[a] >= 0]] = False
+    node, free = _into_gaps(clip, node, free, guard)
+    if not free.any():
+        return node
+    inside = free[pairs].all(1)
+    chain = np.where(free, np.cumsum(free) - 1, -1)
+    chain, record = _link(chain, chain[pairs[inside]], logit[inside], policy.first_link, guard, scorer, 0, extents[0])
+    levels.append(record)
+    lone = np.bincount(chain[chain >= 0]) < 2
+    late = (chain >= 0) & ~lone[chain]
+    if not late.any():
+        return node
+    node = compact(np.where(late, chain + int(node.max(initial=-1)) + 1, node))
+    for level in WEAK_LEVELS:
+        graph = tracklet_graph(clip, node, lasting, motion, extents[level], guard)
+        _, logit = scorer.tracklets(graph, level)
+        new = np.bincount(node[late], minlength=len(graph.x)) > 0
+        some = new[graph.edge].any(1)
+        node, record = _link(node, graph.edge[some], logit[some], policy.link, guard, scorer, level, extents[level])
+        levels.append(record)
+    return node
+
+
+def _into_gaps(clip: Clip, node: Ints, free: NDArray[np.bool_], guard: Guard) -> tuple[Ints, NDArray[np.bool_]]:
+    """Give free detections where a track passes in a gap to that track. (N,) nodes and (N,) still free.
+
+    What lies beside the track's place is neither given to it nor free any more. Tracks that answers speak of stay.
+    """
+    filled = fill(clip, node, clip.box)
+    gap = np.flatnonzero((filled.row < 0) & (filled.gap < GAP_SECONDS * clip.fps))
+    start = clip.frame_start[filled.frame[gap]]
+    place, row = pair_ranges(gap, np.ones(len(gap), np.int64), start, clip.frame_start[filled.frame[gap] + 1] - start)
+    place, row = place[free[row]], row[free[row]]
+    iou = iou_pairs(to_corners(filled.box[place]), to_corners(clip.box[row]))
+    left = free.copy()
+    left[row[iou > BESIDE]] = False
+    good = (iou > SAME_PLACE) & ~np.isin(filled.track[place], node[guard.rows])
+    place, row, iou = place[good], row[good], iou[good]
+    best = smallest_in_group(place, -iou) & smallest_in_group(row, -iou)
+    out = node.copy()
+    out[row[best]] = filled.track[place[best]]
+    return out, left
 
 
 def _end(pointer: Ints) -> Ints:
