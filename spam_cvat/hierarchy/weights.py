@@ -1,6 +1,6 @@
 """Weights on disk and the scorer made of them.
 
-A file is an uncompressed-name ``.npz`` without pickles: the two networks' tensors in half precision, a JSON header with
+A file is an ``.npz`` without pickles: the tensors of an ensemble's networks in single precision, a JSON header with
 their sizes, the calibration of every level, and how they were trained.
 """
 
@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import zipfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from importlib.resources import files
@@ -25,8 +26,9 @@ from spam_cvat.hierarchy.network import GraphNetwork, NetworkConfig
 
 Floats = NDArray[np.float64]
 
-FORMAT = 1
+FORMAT = 2
 SHIPPED = "gate-and-links.npz"
+PARTS = ("first", "shared")
 
 
 @dataclass(frozen=True)
@@ -52,31 +54,41 @@ class Calibration:
 
 
 @dataclass(frozen=True)
+class Member:
+    """One member of the ensemble: ``first`` is its network of level 0, ``shared`` that of the levels above."""
+
+    first: GraphNetwork
+    shared: GraphNetwork
+
+
+@dataclass(frozen=True)
 class NetworkScorer:
     """The trained networks behind the scorer's interface.
 
+    Logits are the mean over a few networks that were trained on scenes of their own: what one has read into the
+    generated scenes by chance the others have not, so links are better and probabilities hold up better on videos that
+    are unlike all scenes (Lakshminarayanan, Pritzel and Blundell, NeurIPS 2017).
+
     Attributes:
-        first: network of level 0.
-        shared: network of the levels above.
+        members: the ensemble.
         calibration: what makes their outputs probabilities.
         digest: SHA-256 of the file, for an annotation's provenance.
         training: how they were trained.
     """
 
-    first: GraphNetwork
-    shared: GraphNetwork
+    members: tuple[Member, ...]
     calibration: Calibration = field(default_factory=Calibration)
     digest: str = ""
     training: dict[str, Any] = field(default_factory=dict)
 
     def detections(self, graph: Graph) -> tuple[Floats, Floats]:
         """Level 0: calibrated logits of nodes and edges."""
-        node, edge = _run(self.first, graph)
+        node, edge = _run([member.first for member in self.members], graph)
         return _affine(node, self.calibration.gate), _affine(edge, self.calibration.edge[0])
 
     def tracklets(self, graph: Graph, level: int) -> tuple[Floats, Floats]:
         """Levels 1 and up: calibrated logits of nodes and edges."""
-        node, edge = _run(self.shared, graph)
+        node, edge = _run([member.shared for member in self.members], graph)
         return _affine(node, self.calibration.track), _affine(edge, _at(self.calibration.edge, level))
 
     def calibrate(self, probability: Floats, level: int) -> Floats:
@@ -92,14 +104,14 @@ def _affine(value: Floats, terms: tuple[float, float]) -> Floats:
     return terms[0] * value + terms[1]
 
 
-def _run(network: GraphNetwork, graph: Graph) -> tuple[Floats, Floats]:
+def _run(networks: Sequence[GraphNetwork], graph: Graph) -> tuple[Floats, Floats]:
+    """Mean logits of nodes and edges."""
+    x, edge, attr = graph.x, np.ascontiguousarray(graph.edge.T), graph.attr
     with torch.inference_mode():
-        node, edge = network(
-            torch.from_numpy(graph.x),
-            torch.from_numpy(np.ascontiguousarray(graph.edge.T)),
-            torch.from_numpy(graph.attr),
-        )
-    return node.double().numpy(), edge.double().numpy()
+        inputs = torch.from_numpy(x), torch.from_numpy(edge), torch.from_numpy(attr)
+        outputs = [network(*inputs) for network in networks]
+        node, link = (torch.stack(logits).mean(0) for logits in zip(*outputs, strict=True))
+    return node.double().numpy(), link.double().numpy()
 
 
 def to_bytes(scorer: NetworkScorer) -> bytes:
@@ -107,23 +119,23 @@ def to_bytes(scorer: NetworkScorer) -> bytes:
     header = {
         "format": "spam-cvat hierarchy weights",
         "version": FORMAT,
-        "first": asdict(scorer.first.config),
-        "shared": asdict(scorer.shared.config),
+        "members": [{name: asdict(getattr(member, name).config) for name in PARTS} for member in scorer.members],
         "calibration": asdict(scorer.calibration),
         "training": scorer.training,
     }
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        _member(archive, "header.json", json.dumps(header, indent=1, sort_keys=True).encode())
-        for name, network in (("first", scorer.first), ("shared", scorer.shared)):
-            for key, tensor in network.state_dict().items():
-                stream = io.BytesIO()
-                np.lib.format.write_array(stream, tensor.numpy().astype(np.float32), allow_pickle=False)
-                _member(archive, f"{name}/{key}.npy", stream.getvalue())
+        _add(archive, "header.json", json.dumps(header, indent=1, sort_keys=True).encode())
+        for number, member in enumerate(scorer.members):
+            for name in PARTS:
+                for key, tensor in getattr(member, name).state_dict().items():
+                    stream = io.BytesIO()
+                    np.lib.format.write_array(stream, tensor.numpy().astype(np.float32), allow_pickle=False)
+                    _add(archive, f"{number}/{name}/{key}.npy", stream.getvalue())
     return buffer.getvalue()
 
 
-def _member(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
+def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
     # A fixed date: the bytes depend on the weights alone.
     archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), data, zipfile.ZIP_DEFLATED)
 
@@ -139,15 +151,10 @@ def from_bytes(data: bytes, name: str = "weights") -> NetworkScorer:
             header = json.loads(archive.read("header.json"))
             if header.get("format") != "spam-cvat hierarchy weights" or header.get("version") != FORMAT:
                 raise InputError(f"{name}: not hierarchy weights of format {FORMAT}; train them with this program")
-            networks = []
-            for part in ("first", "shared"):
-                network = GraphNetwork(NetworkConfig(**header[part]))
-                state = {}
-                for key in network.state_dict():
-                    with archive.open(f"{part}/{key}.npy") as stream:
-                        state[key] = torch.from_numpy(np.lib.format.read_array(stream, allow_pickle=False))
-                network.load_state_dict(state)
-                networks.append(network.eval())
+            members = tuple(
+                Member(*(_network(archive, f"{number}/{name}", sizes[name]) for name in PARTS))
+                for number, sizes in enumerate(header["members"])
+            )
         terms = header["calibration"]
         calibration = Calibration(
             tuple((a, b) for a, b in terms["edge"]),
@@ -157,7 +164,17 @@ def from_bytes(data: bytes, name: str = "weights") -> NetworkScorer:
         )
     except (zipfile.BadZipFile, KeyError, ValueError, TypeError, RuntimeError, EOFError) as error:
         raise InputError(f"{name}: damaged or not hierarchy weights ({error})") from error
-    return NetworkScorer(networks[0], networks[1], calibration, hashlib.sha256(data).hexdigest(), header["training"])
+    return NetworkScorer(members, calibration, hashlib.sha256(data).hexdigest(), header["training"])
+
+
+def _network(archive: zipfile.ZipFile, folder: str, sizes: dict[str, int]) -> GraphNetwork:
+    network = GraphNetwork(NetworkConfig(**sizes))
+    state = {}
+    for key in network.state_dict():
+        with archive.open(f"{folder}/{key}.npy") as stream:
+            state[key] = torch.from_numpy(np.lib.format.read_array(stream, allow_pickle=False))
+    network.load_state_dict(state)
+    return network.eval()
 
 
 @lru_cache(maxsize=2)

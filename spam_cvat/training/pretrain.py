@@ -14,6 +14,7 @@ is real when it is the one box of a person, a tracklet when most of its boxes ar
 import logging
 import multiprocessing
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,13 +32,15 @@ from spam_cvat.hierarchy.graph import Graph
 from spam_cvat.hierarchy.levels import FINAL_LEVEL, UNTANGLE_LEVEL, GeometryScorer, Policy, Scorer, run_clip
 from spam_cvat.hierarchy.motion_fit import Members
 from spam_cvat.hierarchy.network import GraphNetwork, NetworkConfig
-from spam_cvat.hierarchy.weights import Calibration, NetworkScorer, from_bytes, to_bytes
+from spam_cvat.hierarchy.weights import Calibration, Member, NetworkScorer, from_bytes, to_bytes
 from spam_cvat.training.synthetic import generate_scene, random_config
 
 log = logging.getLogger(__name__)
 
 # Where the gate's threshold lies in training, in log odds: links should hold whatever it lets in.
 GATES = (0.0, 2.5)
+# Members draw their scenes' seeds this far apart; held-out scenes lie behind those of all members.
+MEMBER_SEEDS, HELD_OUT = 50_000, 500_000
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class PretrainConfig:
     """How long and on what.
 
     Attributes:
+        members: of the ensemble; each is trained on scenes of its own.
         detection_scenes: scenes whose level 0 trains the first network.
         detection_epochs: passes over them.
         rounds: scenes of each round of the shared network; the first is linked by the first network and geometry,
@@ -55,9 +59,10 @@ class PretrainConfig:
         max_boxes: scenes with more candidates are cut short, so that no scene costs too much.
         learning_rate: at the start; it falls to a hundredth along a cosine.
         batch: graphs a step at level 0; small graphs are taken six times as many.
-        workers: processes that make scenes.
+        workers: processes that make scenes; members are trained side by side when there is one for each.
     """
 
+    members: int = 2
     detection_scenes: int = 500
     detection_epochs: int = 5
     rounds: tuple[int, ...] = (200, 600)
@@ -365,50 +370,104 @@ def pretrain(
 
 
 def _pretrain(seed: int, config: PretrainConfig, report: Callable[[str, float], None]) -> NetworkScorer:
-    torch.manual_seed(seed)
-    rng = np.random.default_rng(seed)
-    base = seed * 1_000_003
-    held = range(base + 500_000, base + 500_000 + config.held_out)
-    facts = {"seed": seed, "stage": "gate-and-links", "scenes": config.detection_scenes + sum(config.rounds)}
-    scorer = NetworkScorer(
-        GraphNetwork(NetworkConfig()),
-        GraphNetwork(NetworkConfig()),
-        Calibration.identity(UNTANGLE_LEVEL + 1),
-        training=facts,
-    )
-    report("level 0: scenes", 0.0)
-    pool = make_pool(range(base, base + config.detection_scenes), config, "first")
-    report("level 0: training", 0.1)
-    set_scale(scorer.first, pool)
-    steps = _steps(len(pool), config.batch) * config.detection_epochs
-    _fit(Trainer.create(scorer.first, config, steps), pool, config.detection_epochs, config.batch, rng, "level 0")
+    parts = _members(seed, config, report)
+    report("calibration", 0.9)
+    held = range(_base(seed, 0) + HELD_OUT, _base(seed, 0) + HELD_OUT + config.held_out)
+    facts = {
+        "seed": seed,
+        "stage": "gate-and-links",
+        "members": config.members,
+        "scenes": config.members * (config.detection_scenes + sum(config.rounds)),
+    }
+    members = tuple(member for part in parts for member in part.members)
+    scorer = NetworkScorer(members, _between([part.calibration for part in parts]), training=facts)
     scorer = replace(scorer, calibration=calibrate(scorer, make_pool(held, config, "first")))
-    made = base + config.detection_scenes
+    return replace(scorer, calibration=calibrate(scorer, make_pool(held, config, "both", to_bytes(scorer))))
+
+
+def _base(seed: int, member: int) -> int:
+    """First seed of a member's scenes; no two members, of whatever run, and no held-out scenes share one."""
+    return seed * 1_000_003 + member * MEMBER_SEEDS
+
+
+def _members(seed: int, config: PretrainConfig, report: Callable[[str, float], None]) -> list[NetworkScorer]:
+    """Train the members, side by side where there are workers for all; the result is the same either way."""
+    rest = range(1, config.members)
+    if config.workers < config.members:
+        share = 0.9 / config.members
+        return [_train_member(seed, k, config, _part(report, share * k, share)) for k in range(config.members)]
+    own = replace(config, workers=config.workers // config.members)
+    with ProcessPoolExecutor(max(len(rest), 1), multiprocessing.get_context("spawn")) as pool:
+        others = [pool.submit(_train_aside, seed, k, own) for k in rest]
+        first = _train_member(seed, 0, own, _part(report, 0.0, 0.9))
+        return [first, *(from_bytes(other.result()) for other in others)]
+
+
+def _part(report: Callable[[str, float], None], start: float, share: float) -> Callable[[str, float], None]:
+    """Progress of a part of the work as progress of the whole."""
+    return lambda stage, done: report(stage, start + share * done)
+
+
+def _train_aside(seed: int, member: int, config: PretrainConfig) -> bytes:
+    """A member trained in a process of its own."""
+    torch.set_num_threads(1)
+    return to_bytes(_train_member(seed, member, config, lambda stage, done: None))
+
+
+def _between(parts: Sequence[Calibration]) -> Calibration:
+    """The mean of some calibrations."""
+
+    def mean(terms: Sequence[tuple[float, float]]) -> tuple[float, float]:
+        slope, offset = np.mean(terms, axis=0)
+        return float(slope), float(offset)
+
+    return Calibration(
+        tuple(mean(terms) for terms in zip(*(part.edge for part in parts), strict=True)),
+        tuple(mean(terms) for terms in zip(*(part.joint for part in parts), strict=True)),
+        mean([part.gate for part in parts]),
+        mean([part.track for part in parts]),
+    )
+
+
+def _train_member(
+    seed: int, member: int, config: PretrainConfig, report: Callable[[str, float], None]
+) -> NetworkScorer:
+    """One member, roughly calibrated on its own training scenes."""
+    torch.manual_seed(seed * MEMBER_SEEDS + member)
+    rng = np.random.default_rng([seed, member])
+    made = _base(seed, member)
+    own = Member(GraphNetwork(NetworkConfig()), GraphNetwork(NetworkConfig()))
+    scorer = NetworkScorer((own,), Calibration.identity(UNTANGLE_LEVEL + 1))
+    report("level 0: scenes", 0.0)
+    pool = make_pool(range(made, made + config.detection_scenes), config, "first")
+    made += config.detection_scenes
+    report("level 0: training", 0.1)
+    set_scale(own.first, pool)
+    steps = _steps(len(pool), config.batch) * config.detection_epochs
+    _fit(Trainer.create(own.first, config, steps), pool, config.detection_epochs, config.batch, rng, "level 0")
+    scorer = replace(scorer, calibration=calibrate(scorer, pool[:: max(len(pool) // config.held_out, 1)]))
     older: list[Sample] = []
     trainer: Trainer | None = None
     size = 6 * config.batch
-    share = 0.4 / max(len(config.rounds), 1)
+    share = 0.6 / max(len(config.rounds), 1)
     for index, (scenes, epochs) in enumerate(zip(config.rounds, config.epochs, strict=True)):
-        report(f"levels above, round {index + 1}: scenes", 0.4 + 1.4 * index * share)
+        report(f"levels above, round {index + 1}: scenes", 0.4 + index * share)
         stage = "both" if index else "halfway"
         fresh = make_pool(range(made, made + scenes), config, stage, to_bytes(scorer))
         made += scenes
         if not fresh:  # very few scenes, and a gate that let nothing through
             continue
         if trainer is None:
-            set_scale(scorer.shared, fresh)
+            set_scale(own.shared, fresh)
             # Later rounds give about as many graphs a scene as the first.
             scale = len(fresh) / max(scenes, 1)
             seen = np.cumsum(config.rounds) if len(config.rounds) > 1 else np.array(config.rounds)
             total = sum(_steps(int(n * scale), size) * e for n, e in zip(seen, config.epochs, strict=True))
-            trainer = Trainer.create(scorer.shared, config, total)
-        report(f"levels above, round {index + 1}: training", 0.4 + 1.4 * (index + 0.4) * share)
+            trainer = Trainer.create(own.shared, config, total)
+        report(f"levels above, round {index + 1}: training", 0.4 + (index + 0.4) * share)
         _fit(trainer, fresh + older, epochs, size, rng, f"levels above, round {index + 1}")
         older = fresh
-        if index + 1 < len(config.rounds):
-            scorer = replace(scorer, calibration=calibrate(scorer, fresh[:: max(len(fresh) // 1000, 1)]))
-    report("calibration", 0.95)
-    scorer = replace(scorer, calibration=calibrate(scorer, make_pool(held, config, "both", to_bytes(scorer))))
+        scorer = replace(scorer, calibration=calibrate(scorer, fresh[:: max(len(fresh) // 1000, 1)]))
     return scorer
 
 
