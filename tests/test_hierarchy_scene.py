@@ -1,13 +1,17 @@
-"""What the hierarchy measures in a scene without labels: how wide to smooth, what looks mean, where to cut."""
+"""What the hierarchy measures in a scene without labels (how wide to smooth, what looks mean), cuts, and late links."""
 
 import numpy as np
 import pytest
 
+from spam_cvat.annotation import Level
+from spam_cvat.answers import Clamps
 from spam_cvat.detections import Detections, VideoInfo
+from spam_cvat.hierarchy import graph as graphs
+from spam_cvat.hierarchy.assignment import Guard, People
 from spam_cvat.hierarchy.filling import fill
 from spam_cvat.hierarchy.finish import smoothed
 from spam_cvat.hierarchy.geometry import Clip
-from spam_cvat.hierarchy.levels import cut_contests
+from spam_cvat.hierarchy.levels import EXTENTS, GeometryScorer, Policy, cut_contests, link_weak
 from spam_cvat.hierarchy.look import measure_look
 from spam_cvat.hierarchy.motion_fit import Members
 
@@ -117,3 +121,46 @@ def test_tracks_are_cut_where_somebody_else_is_near(kept: bool) -> None:
 def test_who_meets_nobody_is_not_cut() -> None:
     clip, node = clip_of(np.array([[100.0], [900]]) + np.zeros((2, 40)))
     assert not len(cut_contests(clip, node, np.zeros(len(clip), bool)).link)
+
+
+def late(clip: Clip, node: np.ndarray, weak: np.ndarray) -> tuple[np.ndarray, list[Level]]:
+    """Nodes after the weak detections were linked by geometry."""
+    pairs = graphs.adjacent_pairs(clip)
+    nodes, _, motion = graphs.detection_nodes(clip, graphs.chains(clip, pairs))
+    _, logit = GeometryScorer().detections(graphs.build(nodes, pairs, motion, clip))
+    none = Clamps.none(len(clip))
+    guard = Guard(People(none, clip.frame), clip.frame)
+    levels: list[Level] = []
+    lasting = np.ones(len(clip))
+    policy = Policy()
+    after = link_weak(clip, node, weak, pairs, logit, lasting, motion, guard, GeometryScorer(), policy, levels, EXTENTS)
+    return after, levels
+
+
+def test_weak_detections_fill_gaps_extend_tracks_and_make_some() -> None:
+    """One person is weak for a while and at the end, another one all the time."""
+    step = np.arange(40) * 4.0
+    clip, who = clip_of(np.stack([100 + step, 1500 - step]))
+    weak = (who == 1) | ((clip.frame >= 15) & (clip.frame < 20)) | (clip.frame >= 34)
+    after, levels = late(clip, np.where(weak, -1, 0), weak)
+    assert len(levels) > 1
+    assert (after[who == 0] == after[0]).all()
+    other = after[who == 1]
+    assert (other == other[0]).all()
+    assert other[0] >= 0
+    assert other[0] != after[0]
+
+
+def test_second_boxes_of_tracked_people_stay_out() -> None:
+    step = np.arange(30) * 4.0
+    clip, who = clip_of(np.stack([100 + step, 104 + step]))
+    after, _ = late(clip, np.where(who == 0, 0, -1), who == 1)
+    assert (after[who == 1] == -1).all()
+    assert (after[who == 0] == 0).all()
+
+
+def test_a_lone_weak_detection_is_no_track() -> None:
+    clip, who = clip_of(np.stack([100 + np.arange(20) * 4.0, np.full(20, 1500.0)]))
+    weak = (who == 1) & (clip.frame == 7)
+    after, _ = late(clip, np.where(who == 0, 0, -1), weak)
+    assert (after[who == 1] == -1).all()

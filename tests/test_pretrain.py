@@ -1,11 +1,13 @@
 """Pretraining: labels, reproducibility, and what the shipped weights are."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from spam_cvat.errors import InputError
+from spam_cvat.hierarchy import graph as graphs
 from spam_cvat.hierarchy import weights
 from spam_cvat.hierarchy.levels import GeometryScorer, Policy
 from spam_cvat.training.pretrain import PretrainConfig, pretrain, samples_of, training_scene, true_edges
@@ -57,6 +59,27 @@ def test_the_same_seed_gives_the_same_weights(tmp_path: Path) -> None:
     other = pretrain(6, tmp_path / "c.npz", TINY)
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
     assert first.digest == again.digest != other.digest
+
+
+def test_members_trained_side_by_side_are_the_same(tmp_path: Path) -> None:
+    alone = pretrain(5, tmp_path / "alone.npz", TINY)
+    together = pretrain(5, tmp_path / "together.npz", replace(TINY, workers=2))
+    assert len(alone.members) == TINY.members == 2
+    assert alone.digest == together.digest
+
+
+def test_an_ensemble_says_the_mean_of_what_its_members_say() -> None:
+    clip, _ = training_scene(3, TINY)
+    pairs = graphs.adjacent_pairs(clip)
+    nodes, _, motion = graphs.detection_nodes(clip, graphs.chains(clip, pairs))
+    graph = graphs.build(nodes, pairs, motion, clip)
+    whole = weights.load()
+    plain = weights.Calibration.identity(len(whole.calibration.edge))
+    each = [replace(whole, members=(member,), calibration=plain).detections(graph) for member in whole.members]
+    node, edge = replace(whole, calibration=plain).detections(graph)
+    np.testing.assert_allclose(node, np.mean([one[0] for one in each], axis=0), atol=1e-5)
+    np.testing.assert_allclose(edge, np.mean([one[1] for one in each], axis=0), atol=1e-5)
+    assert not np.allclose(each[0][0], each[1][0])
 
 
 def test_shipped_weights_are_small_and_say_how_they_were_made() -> None:
