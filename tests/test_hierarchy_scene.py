@@ -10,8 +10,8 @@ from spam_cvat.hierarchy import graph as graphs
 from spam_cvat.hierarchy.assignment import Guard, People
 from spam_cvat.hierarchy.filling import fill
 from spam_cvat.hierarchy.finish import smoothed
-from spam_cvat.hierarchy.geometry import Clip
-from spam_cvat.hierarchy.levels import EXTENTS, GeometryScorer, Policy, cut_contests, link_weak
+from spam_cvat.hierarchy.geometry import Clip, to_corners
+from spam_cvat.hierarchy.levels import EXTENTS, GeometryScorer, Policy, cut_contests, is_thing, link_weak
 from spam_cvat.hierarchy.look import measure_look
 from spam_cvat.hierarchy.motion_fit import Members
 
@@ -164,3 +164,22 @@ def test_a_lone_weak_detection_is_no_track() -> None:
     weak = (who == 1) & (clip.frame == 7)
     after, _ = late(clip, np.where(who == 0, 0, -1), weak)
     assert (after[who == 1] == -1).all()
+
+
+def test_a_sign_is_a_thing_and_a_still_person_is_not() -> None:
+    """A sign, somebody who stands and sways, somebody who sits still in the open, and somebody who walks."""
+    rng = np.random.default_rng(2)
+    time = np.arange(200) / 25
+    x = np.array([[100.0], [400], [800], [1200]]) + rng.normal(0, 0.5, (4, 200))
+    x[1] += 0.05 * HEIGHT * np.sin(time)
+    x[3] += 40 * time
+    clip, node = clip_of(x)
+    score = np.array([0.55, 0.56, 0.9, 0.57])[node]
+    order = np.lexsort((-score, clip.frame))  # rows of a frame are sorted by falling score
+    detections = Detections.create(
+        VideoInfo("scene", 200, 1920, 1080, 25.0),
+        clip.frame[order],
+        to_corners(clip.box)[order],
+        score[order],
+    )
+    assert is_thing(Clip.create(detections, None), node[order]).tolist() == [True, False, False, False]

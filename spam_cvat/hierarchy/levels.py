@@ -73,6 +73,10 @@ UNTANGLE_EXTENT = 64
 # many seconds to either side of the closest contact; contests closer together than the second number are one.
 CONTEST_SECONDS = 0.6
 CONTEST_JOIN_SECONDS = 0.2
+# A thing stays within this many heights for so many seconds, at less than this share of the surest confidence; of the
+# people in the design data none comes near all three. Its track gets these log odds at most.
+STILL, STILL_SECONDS, UNSURE = 0.025, 3.0, 0.8
+THING = -3.0
 # Weak detections are linked at these levels. One with an IoU larger than the first number with the place where a track
 # passes in a gap belongs to the track, with an IoU larger than the second it is at least no track of its own. Longer
 # gaps than the third say nothing of the place.
@@ -168,14 +172,37 @@ def run_clip(
     final, _ = graphs.tracklet_nodes(clip, node, lasting)
     empty = graphs.build(final, np.zeros((0, 2), np.int64), motion, clip)
     track_gate, _ = scorer.tracklets(empty, FINAL_LEVEL)
+    track_gate = np.where(is_thing(clip, node), np.minimum(track_gate, THING), track_gate)
     return ClipResult(node, gate, track_gate, tuple(levels), motion, support)
+
+
+def _highest(clip: Clip) -> float:
+    """Confidence of the detector's surest tenth; detectors differ in what they call sure."""
+    some = clip.score[clip.score > 0.5]
+    return float(np.quantile(some, 0.9)) if len(some) else 1.0
 
 
 def _sure(clip: Clip, policy: Policy) -> NDArray[np.bool_]:
     """(N,) boxes that the detector is as sure of as it gets, and that are no second box of a better one."""
-    some = clip.score[clip.score > 0.5]
-    level = float(np.quantile(some, 0.9)) if len(some) else 1.0
-    return (clip.score >= policy.sure * level) & (clip.shadow < policy.second)
+    return (clip.score >= policy.sure * _highest(clip)) & (clip.shadow < policy.second)
+
+
+def is_thing(clip: Clip, node: Ints) -> NDArray[np.bool_]:
+    """Which tracks are of things, (T,): they never stir for seconds, and the detector is not sure of them.
+
+    People who stand or sit still stir too, and detectors are sure of those who do not: a sign or a poster gives the
+    same unsure box for minutes.
+    """
+    members = Members.of(node)
+    place, row = clip.box[members.row, :2], members.row
+
+    def mean(values: Floats) -> Floats:
+        return members.over(np.add, values) / members.count
+
+    spread = np.sqrt(sum(np.maximum(mean(axis**2) - mean(axis) ** 2, 0) for axis in place.T))
+    seconds = (clip.frame[members.last] - clip.frame[members.first]) / clip.fps
+    still = (seconds >= STILL_SECONDS) & (spread < STILL * mean(clip.box[row, 3]))
+    return np.asarray(still & (mean(clip.score[row]) < UNSURE * _highest(clip)))
 
 
 def tracklet_graph(
