@@ -13,7 +13,7 @@ from spam_cvat.cvat.store import Store
 from spam_cvat.cvat.sync import create_review
 from spam_cvat.cvat.tasks import read_task, read_tracks
 from spam_cvat.review.oracle import SimulatedAnnotator
-from spam_cvat.training.synthetic import Scene, generate_scene, preset
+from spam_cvat.training.synthetic import ClutterConfig, Scene, generate_scene, preset
 
 FRAMES = 48
 SCORE = {"name": "score", "mutable": False, "input_type": "text", "default_value": "1", "values": []}
@@ -73,9 +73,11 @@ class World:
         return answer_review(self.server, self.last_review(), self.oracle, **options)
 
 
-def make_scene(seed=1):
-    config = replace(preset("dance"), num_frames=FRAMES, width=240, height=180, people=6)
-    return generate_scene(seed, config)
+def make_scene(seed=3):
+    """Six people who change places often before a weak detector: there is something left for humans to mend."""
+    config = preset("dance", num_frames=FRAMES, width=240, height=180, people=6, clutter=ClutterConfig())
+    motion = replace(config.motion, swap_time=1.2, partners=0.5, liveliness=2.0)
+    return generate_scene(seed, replace(config, motion=motion, detector=replace(config.detector, base=2.2)))
 
 
 def make_world(server: CvatStandin, folder, scene: Scene, segment_size=0) -> World:

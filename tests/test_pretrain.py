@@ -42,7 +42,7 @@ def test_a_tracklet_is_judged_by_the_ends_that_an_edge_joins() -> None:
 
 
 def test_samples_have_finite_features_and_labels_of_both_kinds() -> None:
-    clip, identity = training_scene(3, TINY)
+    clip, identity = training_scene(4, TINY)
     samples = samples_of(clip, identity, GeometryScorer(), Policy(gate=-5.0))
     assert [sample.level for sample in samples][:2] == [0, 1]
     for sample in samples:
