@@ -212,7 +212,7 @@ def demo(
     out: Annotated[Path, typer.Option("--out", help="Folder for the clip, the labels and the report.")] = Path(
         "out/demo"
     ),
-    seed: Annotated[int, typer.Option(help="Another seed, another clip.")] = 0,
+    seed: Annotated[int, typer.Option(help="Another seed, another clip.")] = 1,
     as_json: Json = False,
 ) -> None:
     """Run the whole loop on a generated clip with ground truth: no server, no download."""

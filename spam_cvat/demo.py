@@ -118,7 +118,7 @@ class DemoResult:
 
 def run_demo(
     out: str | Path,
-    seed: int = 0,
+    seed: int = 1,
     progress: Progress | None = None,
     *,
     frames: int = CLIP.num_frames,
