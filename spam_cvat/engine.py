@@ -81,7 +81,7 @@ def annotate(
     linked = _spread(linked, rows, len(detections))
     gate = np.where(clamps.gate >= 0, clamps.gate, sigmoid(linked.gate))
     stays = _tracks_to_keep(detections, linked, clamps.gate, config)
-    node = np.where(linked.node >= 0, linked.node, -1)
+    node = linked.node.copy()
     inside = np.flatnonzero(node >= 0)
     node[inside[~stays[node[inside]]]] = -1
     tracks = finish.make_tracks(detections, warps, node, clamps.boxes, max_gap=config.max_gap, smooth=config.smooth)
@@ -149,8 +149,7 @@ def _tracks_to_keep(
     np.minimum.at(first, node, detections.frame[rows])
     np.maximum.at(last, node, detections.frame[rows])
     count = np.bincount(node, minlength=total)
-    stays = linked.track_gate > 0
-    stays |= not config.gate
+    stays = (linked.track_gate > 0) | (not config.gate)
     stays &= (last - first + 1 >= config.min_seconds * detections.video.fps) & (count > 1)
     stays[node[said[rows] == 1]] = True
     return stays

@@ -13,6 +13,7 @@ errors that change so fast but people, who dance: boxes stay as they are.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,8 +84,9 @@ def _best_widths(series: "_Series", seen: NDArray[np.bool_], lasting: int) -> Fl
     fast = errors.min(0) > FAST * difference(box, series.smooth(WIDTHS[0], 0))
     width[fast] = WIDTHS[0]
     harmless = ~fast
+    smooth = cache(series.smooth)  # half of a width is a width too
     for value in (value for value in WIDTHS if 1 <= value <= WIDEST_UNMOVED):
-        harmless &= difference(series.smooth(value), series.smooth(value / 2)) <= UNMOVED
+        harmless &= difference(smooth(value), smooth(value / 2)) <= UNMOVED
         if not harmless.any():
             break
         width[harmless] = np.maximum(width[harmless], value)

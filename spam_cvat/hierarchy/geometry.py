@@ -15,10 +15,8 @@ from numpy.typing import NDArray
 
 from spam_cvat.boxes import Array, warp_boxes
 from spam_cvat.detections import Detections
-from spam_cvat.hierarchy.grouping import batches, spread_ranges
+from spam_cvat.hierarchy.grouping import PAIR_LIMIT, batches, spread_ranges
 
-# Pairs looked at together: few enough that what is computed of them stays in the processor's cache.
-PAIR_LIMIT = 30_000
 # Boxes that overlap more than this are close enough for identities to be mixed up.
 CONTACT = 0.25
 # A camera does not turn or zoom the picture by half between two frames; an estimate that says so has failed.

@@ -21,9 +21,11 @@ from numpy.typing import NDArray
 from spam_cvat.boxes import giou_pairs
 from spam_cvat.hierarchy.geometry import Clip, to_corners
 from spam_cvat.hierarchy.grouping import (
+    PAIR_LIMIT,
     among_best,
     batches,
     best_alternative,
+    chain_ends,
     pair_ranges,
     smallest_in_group,
 )
@@ -44,8 +46,6 @@ from spam_cvat.hierarchy.motion_fit import (
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-# Pairs looked at together: few enough that what is computed of them stays in the processor's cache.
-PAIR_LIMIT = 30_000
 # Candidate partners of a node to either side; an edge stays when it is among the best of both of its nodes.
 NEIGHBOURS = 6
 # Nothing that is tracked moves faster than this, in box heights a second, on top of a slack for jitter and jumps.
@@ -126,7 +126,6 @@ def adjacent_pairs(clip: Clip) -> Ints:
     start, count = clip.frame_start[:-1], np.diff(clip.frame_start)
     reach = REACH + MAX_SPEED / clip.fps
     spare = SPARE[0] + SPARE[1] / clip.fps
-    nearest_of = np.full(len(clip), np.inf)
     nearest_of, nearest_to = np.full((2, len(clip)), np.inf)
     kept = []
     for part in batches(count[:-1] * count[1:], PAIR_LIMIT):
@@ -172,13 +171,7 @@ def chains(clip: Clip, pairs: Ints) -> Ints:
     good = smallest_in_group(a, cost) & smallest_in_group(b, cost) & (cost < CHAIN_COST)
     label = np.arange(n)
     label[b[good]] = a[good]
-    # Pointer jumping: every row ends up with the first row of its chain.
-    while True:
-        jumped = label[label]
-        if np.array_equal(jumped, label):
-            break
-        label = jumped
-    _, node = np.unique(label, return_inverse=True)
+    _, node = np.unique(chain_ends(label), return_inverse=True)
     return node.astype(np.int64)
 
 
@@ -346,7 +339,7 @@ def _tracklet_features(clip: Clip, members: Members, tail: Ends, head: Ends, las
     owner, row = members.owner, members.row
 
     def mean(value: Floats) -> Floats:
-        return members.over(np.add, value[row]) / members.count
+        return members.mean(value[row])
 
     def least(value: Floats) -> Floats:
         return members.over(np.minimum, value[row])

@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 Ints = NDArray[np.integer]
 Floats = NDArray[np.floating]
 
+# Pairs looked at together: few enough that what is computed of them stays in the processor's cache.
+PAIR_LIMIT = 30_000
+
 
 def pair_ranges(start_a: Ints, count_a: Ints, start_b: Ints, count_b: Ints) -> tuple[NDArray[np.int64], ...]:
     """All pairs of row ranges a[k] x b[k]. Four (G,) arrays -> two (P,) row arrays.
@@ -42,6 +45,18 @@ def batches(cost: Ints, limit: int) -> Iterator[slice]:
         stop = max(int(np.searchsorted(total, base + limit, side="right")), start + 1)
         yield slice(start, stop)
         start = stop
+
+
+def chain_ends(pointer: Ints) -> NDArray[np.int64]:
+    """Where each row's chain of pointers ends, by pointer jumping; a row that points at itself is an end. (N,) -> (N,).
+
+    >>> chain_ends(np.array([0, 0, 1, 3]))
+    array([0, 0, 0, 3])
+    """
+    end = np.asarray(pointer, np.int64)
+    while not np.array_equal(jumped := end[end], end):
+        end = jumped
+    return end
 
 
 def rank_in_group(key: Ints, value: Floats) -> NDArray[np.int64]:

@@ -18,7 +18,7 @@ from spam_cvat.hierarchy.assignment import FORCED, Guard, follow, marginals, rou
 from spam_cvat.hierarchy.filling import fill
 from spam_cvat.hierarchy.geometry import Clip, to_corners
 from spam_cvat.hierarchy.graph import Graph
-from spam_cvat.hierarchy.grouping import compact, pair_ranges, smallest_in_group
+from spam_cvat.hierarchy.grouping import chain_ends, compact, pair_ranges, smallest_in_group
 from spam_cvat.hierarchy.motion_fit import Members, SceneMotion, measure_motion
 
 Floats = NDArray[np.float64]
@@ -194,11 +194,8 @@ def is_thing(clip: Clip, node: Ints) -> NDArray[np.bool_]:
     same unsure box for minutes.
     """
     members = Members.of(node)
-    place, row = clip.box[members.row, :2], members.row
-
-    def mean(values: Floats) -> Floats:
-        return members.over(np.add, values) / members.count
-
+    row, mean = members.row, members.mean
+    place = clip.box[row, :2]
     spread = np.sqrt(sum(np.maximum(mean(axis**2) - mean(axis) ** 2, 0) for axis in place.T))
     seconds = (clip.frame[members.last] - clip.frame[members.first]) / clip.fps
     still = (seconds >= STILL_SECONDS) & (spread < STILL * mean(clip.box[row, 3]))
@@ -386,14 +383,12 @@ def recover(
     after[edge[taken, 0]] = edge[taken, 1]
     # Chains end where a track's own box begins.
     before[node >= 0] = after[node >= 0] = np.flatnonzero(node >= 0)
-    owner = np.where(node[_end(before)] >= 0, node[_end(before)], node[_end(after)])
-    closed = np.zeros(int(node.max(initial=-1)) + 1, bool)
-    spoken = node[guard.rows]
-    closed[spoken[spoken >= 0]] = True
+    owner = node[chain_ends(before)]
+    owner = np.where(owner >= 0, owner, node[chain_ends(after)])
     weak = weak.copy()
     weak[guard.rows] = False
     rows = np.flatnonzero(weak & (owner >= 0))
-    rows = rows[~closed[owner[rows]]]
+    rows = rows[~np.isin(owner[rows], node[guard.rows])]
     out = node.copy()
     key = owner * (clip.num_frames + 1) + clip.frame
     rows = rows[~np.isin(key[rows], (node * (clip.num_frames + 1) + clip.frame)[node >= 0])]
@@ -466,15 +461,6 @@ def _into_gaps(clip: Clip, node: Ints, free: NDArray[np.bool_], guard: Guard) ->
     out = node.copy()
     out[row[best]] = filled.track[place[best]]
     return out, left
-
-
-def _end(pointer: Ints) -> Ints:
-    """Where each row's chain of pointers ends."""
-    while True:
-        jumped = pointer[pointer]
-        if np.array_equal(jumped, pointer):
-            return pointer
-        pointer = jumped
 
 
 def _rows_in(edge: Ints, pairs: Ints, total: int) -> NDArray[np.bool_]:

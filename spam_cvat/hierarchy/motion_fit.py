@@ -81,6 +81,10 @@ class Members:
         # Every tracklet has a box, so that none of the ranges is empty.
         return operation.reduceat(value, self.start) if len(self) else np.zeros(0)
 
+    def mean(self, value: Floats) -> Floats:
+        """Mean of each tracklet's values. (M,) -> (T,)."""
+        return self.over(np.add, value) / self.count
+
 
 @dataclass(frozen=True)
 class Ends:
@@ -132,8 +136,9 @@ def fit_ends(clip: Clip, at: Ints, available: Ints, row: Ints, direction: int) -
         row: tracklets' rows in frame order, see :class:`Members`.
         direction: -1 for tails (the window lies before the end box), 1 for heads.
     """
+    exactness = 1 / noise(clip) ** 2
     blocks = [
-        _fit_block(clip, at[k : k + FIT_BLOCK], available[k : k + FIT_BLOCK], row, direction)
+        _fit_block(clip, exactness, at[k : k + FIT_BLOCK], available[k : k + FIT_BLOCK], row, direction)
         for k in range(0, max(len(at), 1), FIT_BLOCK)
     ]
     if len(blocks) == 1:
@@ -141,14 +146,14 @@ def fit_ends(clip: Clip, at: Ints, available: Ints, row: Ints, direction: int) -
     return Ends(*(np.concatenate([getattr(block, part.name) for block in blocks]) for part in fields(Ends)))
 
 
-def _fit_block(clip: Clip, at: Ints, available: Ints, row: Ints, direction: int) -> Ends:
+def _fit_block(clip: Clip, exactness: Floats, at: Ints, available: Ints, row: Ints, direction: int) -> Ends:
     width = int(min(available.max(initial=1), MAX_WINDOW))
     inside = np.arange(width) < available[:, None]
     index = row[at[:, None] + direction * np.where(inside, np.arange(width), 0)]  # (T, W)
     end = row[at]
     centre, scale = clip.box[end, :2], clip.box[end, 3:]
     tau = (clip.frame[index] - clip.frame[end][:, None]) / clip.fps
-    precision = np.where(inside, (1 / noise(clip) ** 2)[index], 0.0)
+    precision = np.where(inside, exactness[index], 0.0)
     powers = np.stack([np.ones_like(tau), tau, tau * tau], axis=1)  # (T, 3, W)
     value = np.take(clip.measures, index, axis=0)  # (T, W, 5)
     position, velocity, covariance = [], [], []

@@ -106,9 +106,8 @@ def _affine(value: Floats, terms: tuple[float, float]) -> Floats:
 
 def _run(networks: Sequence[GraphNetwork], graph: Graph) -> tuple[Floats, Floats]:
     """Mean logits of nodes and edges."""
-    x, edge, attr = graph.x, np.ascontiguousarray(graph.edge.T), graph.attr
     with torch.inference_mode():
-        inputs = torch.from_numpy(x), torch.from_numpy(edge), torch.from_numpy(attr)
+        inputs = [torch.from_numpy(part) for part in (graph.x, np.ascontiguousarray(graph.edge.T), graph.attr)]
         outputs = [network(*inputs) for network in networks]
         node, link = (torch.stack(logits).mean(0) for logits in zip(*outputs, strict=True))
     return node.double().numpy(), link.double().numpy()

@@ -372,7 +372,8 @@ def pretrain(
 def _pretrain(seed: int, config: PretrainConfig, report: Callable[[str, float], None]) -> NetworkScorer:
     parts = _members(seed, config, report)
     report("calibration", 0.9)
-    held = range(_base(seed, 0) + HELD_OUT, _base(seed, 0) + HELD_OUT + config.held_out)
+    start = _base(seed, 0) + HELD_OUT
+    held = range(start, start + config.held_out)
     facts = {
         "seed": seed,
         "stage": "gate-and-links",
