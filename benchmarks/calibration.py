@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.common import Row, finish, main, options, progress, read_sequences, sequence_folders
-from benchmarks.study import true_identities
+from benchmarks.study import identities, true_identities
 from spam_cvat.annotation import Annotation
 from spam_cvat.engine import annotate
 from spam_cvat.hierarchy.calibration import expected_calibration_error
+from spam_cvat.hierarchy.levels import STAGES
 from spam_cvat.training.pretrain import true_edges
 from spam_cvat.training.synthetic import generate_scene, random_config
 
@@ -42,7 +43,7 @@ def annotated(data: str, weights: Path | None) -> Iterator[tuple[Annotation, NDA
         truth = sequence.ground_truth
         assert truth is not None
         row, _ = true_identities(result, truth)
-        yield result, np.where(row >= 0, truth.id[np.maximum(row, 0)], np.where(row == -2, IGNORED, 0))
+        yield result, np.where(row == -2, IGNORED, identities(row, truth))
 
 
 def rows_of(data: str, weights: Path | None) -> list[Row]:
@@ -54,13 +55,13 @@ def rows_of(data: str, weights: Path | None) -> list[Row]:
         stated.setdefault("gate", []).append(result.gate[known].astype(np.float64))
         true.setdefault("gate", []).append(identity[known] > 0)
         frame = result.detections.frame.astype(np.int64)
-        for k, level in enumerate(result.levels):
-            name = f"edges, {k:02d}, extent {level.extent}"
+        for level in result.levels:
+            name = f"edges, {level.stage}"
             edge = level.edge.astype(np.int64)
             stated.setdefault(name, []).append(level.probability.astype(np.float64))
             true.setdefault(name, []).append(true_edges(edge, level.node.astype(np.int64), frame, identity.clip(0)))
     rows = []
-    for name in sorted(stated):
+    for name in ["gate", *(f"edges, {stage}" for stage in STAGES if f"edges, {stage}" in stated)]:
         p, t = np.concatenate(stated[name]), np.concatenate(true[name])
         rows.append(
             {

@@ -52,11 +52,19 @@ def true_identities(annotation: Annotation, truth: GroundTruth) -> tuple[NDArray
     return row, iou
 
 
+def identities(row: NDArray[np.int64], truth: GroundTruth) -> NDArray[np.int64]:
+    """Identity of each detection from its ground-truth row, 0 where it has none. (N,) -> (N,).
+
+    One above the file's number: some data sets count identities from 0.
+    """
+    return np.where(row >= 0, truth.id[np.maximum(row, 0)] + 1, 0)
+
+
 def losses(annotation: Annotation, truth: GroundTruth) -> dict[str, Any]:
     """All counts of one sequence."""
     row, iou = true_identities(annotation, truth)
     detections, tracks = annotation.detections, annotation.tracks
-    identity = np.where(row >= 0, truth.id[row], 0)
+    identity = identities(row, truth)
     track = np.zeros(len(detections), np.int64)
     seen = tracks.detection >= 0
     track[tracks.detection[seen]] = tracks.track[seen]

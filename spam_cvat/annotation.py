@@ -35,6 +35,7 @@ class Level:
         raw: (E,) float32, the network's probability that the later node continues the earlier one.
         probability: (E,) float32, the same, calibrated and under the one-in one-out constraints.
         decision: (E,) bool, whether the edge was taken.
+        stage: which step of the hierarchy it was; empty in files of versions that did not say.
     """
 
     extent: int
@@ -43,6 +44,10 @@ class Level:
     raw: NDArray[np.float32]
     probability: NDArray[np.float32]
     decision: NDArray[np.bool_]
+    stage: str = ""
+
+
+LEVEL_ARRAYS = ("node", "edge", "raw", "probability", "decision")
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,7 @@ class Annotation:
         for name in ("frame", "track", "box", "score", "detection", "label"):
             arrays[f"tracks/{name}"] = getattr(tracks, name)
         for index, level in enumerate(self.levels):
-            for name in ("node", "edge", "raw", "probability", "decision"):
+            for name in LEVEL_ARRAYS:
                 arrays[f"levels/{index}/{name}"] = getattr(level, name)
         header = {
             "format": "spam-cvat annotation",
@@ -102,6 +107,7 @@ class Annotation:
             "labels": list(det.labels),
             "track_labels": list(tracks.labels),
             "extents": [level.extent for level in self.levels],
+            "stages": [level.stage for level in self.levels],
             "config": dict(self.config),
             "provenance": dict(self.provenance),
         }
@@ -156,12 +162,15 @@ class Annotation:
                 **{key: arrays[f"tracks/{key}"] for key in ("frame", "track", "box", "score", "detection", "label")},
                 labels=tuple(header["track_labels"]),
             )
+            extents = header["extents"]
+            stages = header.get("stages", [""] * len(extents))
             levels = tuple(
                 Level(
                     extent,
-                    *(arrays[f"levels/{index}/{key}"] for key in ("node", "edge", "raw", "probability", "decision")),
+                    stage=stage,
+                    **{key: arrays[f"levels/{index}/{key}"] for key in LEVEL_ARRAYS},
                 )
-                for index, extent in enumerate(header["extents"])
+                for index, (extent, stage) in enumerate(zip(extents, stages, strict=True))
             )
             return cls(detections, arrays["gate"], levels, tracks, header["config"], header["provenance"])
         except (zipfile.BadZipFile, KeyError, ValueError, TypeError, EOFError, OSError) as error:

@@ -15,6 +15,8 @@ from spam_cvat.engine import EngineConfig, annotate
 from spam_cvat.errors import InputError
 from spam_cvat.evaluation import evaluate
 from spam_cvat.hierarchy import stitching
+from spam_cvat.hierarchy.levels import BORDER, EXTENTS, STAGES, stage_name
+from spam_cvat.hierarchy.stitching import clip_ranges
 from spam_cvat.training.synthetic import EmbedderConfig, Scene, generate_scene, preset
 
 
@@ -70,7 +72,7 @@ def test_the_same_input_gives_the_same_tracks(street: Scene, annotation: Annotat
 def test_an_annotation_survives_a_round_trip(annotation: Annotation) -> None:
     back = Annotation.from_bytes(annotation.to_bytes())
     assert back.config["min_score"] == EngineConfig().min_score
-    assert len(back.levels) == len(annotation.levels)
+    assert [level.stage for level in back.levels] == [level.stage for level in annotation.levels]
 
 
 def _scaled(scene: Scene, factor: float) -> Detections:
@@ -167,8 +169,32 @@ def test_clips_are_joined_across_their_borders(street: Scene, annotation: Annota
     monkeypatch.setattr(stitching, "CLIP_BOXES", 1)
     pieces = annotate(street.detections, warps=street.warps)
     assert pieces.levels[-1].extent == 1024
+    # Records are joined by what they are, in the order in which steps are taken, and speak of all clips' boxes.
+    stages = [level.stage for level in pieces.levels]
+    assert stages == [stage for stage in STAGES if stage in stages]
+    assert set(stages) >= {stage_name("level", k) for k in range(len(EXTENTS))} | {BORDER}
+    for level in pieces.levels:
+        assert len(level.node) == len(street.detections)
+        assert level.edge.max(initial=-1) <= level.node.max()
     whole = evaluate(street.ground_truth, annotation.tracks).IDF1
     assert whole - 0.12 < evaluate(street.ground_truth, pieces.tracks).IDF1
+
+
+def test_a_clip_without_a_stage_has_no_part_in_its_record(street: Scene, monkeypatch) -> None:
+    """Where one person walks alone there are no crossings."""
+    monkeypatch.setattr(stitching, "CLIP_FRAMES", (50, 60))
+    monkeypatch.setattr(stitching, "CLIP_BOXES", 1)
+    border = clip_ranges(street.detections)[0][1]
+    late = street.identity[street.detections.frame >= border]
+    alone = np.bincount(late[late > 0]).argmax()
+    kept = (street.detections.frame < border) | (street.identity == alone)
+    detections = street.detections.select(np.flatnonzero(kept))
+    levels = {level.stage: level for level in annotate(detections, warps=street.warps).levels}
+    second = detections.frame >= border
+    crossings = levels[stage_name("crossings", 3)]
+    assert len(crossings.edge)
+    assert (crossings.node[second] == -1).all()
+    assert (levels[stage_name("level", 3)].node[second] >= 0).any()
 
 
 CROWD = generate_scene(11, preset("street", num_frames=60, people=8))

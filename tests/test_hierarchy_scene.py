@@ -11,7 +11,16 @@ from spam_cvat.hierarchy.assignment import Guard, People
 from spam_cvat.hierarchy.filling import fill
 from spam_cvat.hierarchy.finish import smoothed
 from spam_cvat.hierarchy.geometry import Clip, to_corners
-from spam_cvat.hierarchy.levels import EXTENTS, GeometryScorer, Policy, cut_contests, is_thing, link_weak
+from spam_cvat.hierarchy.levels import (
+    EXTENTS,
+    FINAL_LEVEL,
+    GeometryScorer,
+    Policy,
+    cut_contests,
+    is_thing,
+    link_weak,
+    run_clip,
+)
 from spam_cvat.hierarchy.look import measure_look
 from spam_cvat.hierarchy.motion_fit import Members
 
@@ -183,3 +192,21 @@ def test_a_sign_is_a_thing_and_a_still_person_is_not() -> None:
         score[order],
     )
     assert is_thing(Clip.create(detections, None), node[order]).tolist() == [True, False, False, False]
+
+
+class Doubtful(GeometryScorer):
+    """Takes tracks as a whole for unlikely."""
+
+    def tracklets(self, graph: graphs.Graph, level: int) -> tuple[np.ndarray, np.ndarray]:
+        gate, logit = super().tracklets(graph, level)
+        return (np.full_like(gate, -1.0) if level == FINAL_LEVEL else gate), logit
+
+
+def test_a_track_of_sure_boxes_stays_whatever_it_looks_like_as_a_whole() -> None:
+    step = np.arange(40) * 4.0
+    for score, stays in ((0.95, True), (0.55, False)):
+        clip, _ = clip_of((100 + step)[None], score=score)
+        none = Clamps.none(len(clip))
+        guard = Guard(People(none, clip.frame), clip.frame)
+        result = run_clip(clip, none.gate, guard, Doubtful(), Policy(gate=0.0, weak=0.0))
+        assert (result.track_gate > 0).tolist() == [stays]

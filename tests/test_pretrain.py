@@ -9,7 +9,8 @@ import pytest
 from spam_cvat.errors import InputError
 from spam_cvat.hierarchy import graph as graphs
 from spam_cvat.hierarchy import weights
-from spam_cvat.hierarchy.levels import GeometryScorer, Policy
+from spam_cvat.hierarchy.calibration import logit, sigmoid
+from spam_cvat.hierarchy.levels import STAGES, GeometryScorer, Policy
 from spam_cvat.training.pretrain import PretrainConfig, pretrain, samples_of, training_scene, true_edges
 
 TINY = PretrainConfig(
@@ -66,6 +67,16 @@ def test_members_trained_side_by_side_are_the_same(tmp_path: Path) -> None:
     together = pretrain(5, tmp_path / "together.npz", replace(TINY, workers=2))
     assert len(alone.members) == TINY.members == 2
     assert alone.digest == together.digest
+
+
+def test_every_stage_with_links_is_calibrated_on_held_out_scenes(tmp_path: Path) -> None:
+    scorer = pretrain(5, tmp_path / "a.npz", TINY)
+    assert {"level 0", "level 1", "border"} <= set(scorer.calibration.joint) <= set(STAGES)
+    sure = np.array([0.2, 0.9])
+    slope, offset = scorer.calibration.joint["level 1"]
+    np.testing.assert_allclose(scorer.calibrate(sure, "level 1"), sigmoid(slope * logit(sure) + offset))
+    unknown = replace(scorer, calibration=replace(scorer.calibration, joint={}))
+    np.testing.assert_allclose(unknown.calibrate(sure, "level 1"), sure)
 
 
 def test_an_ensemble_says_the_mean_of_what_its_members_say() -> None:

@@ -28,6 +28,29 @@ EXTENTS = (2, 4, 8, 16, 32, 64, 128, 256, 512)
 # Number under which untangling is calibrated, and the one of the final tracks' gate.
 UNTANGLE_LEVEL = len(EXTENTS)
 FINAL_LEVEL = len(EXTENTS) + 1
+# Levels after which crossings are untangled, and those at which weak detections are linked among themselves.
+UNTANGLE_AFTER = (3, len(EXTENTS) - 1)
+WEAK_LEVELS = (0, 1, 2, 4)
+
+
+def stage_name(kind: str, level: int) -> str:
+    """What a record of this kind ("level", "crossings", "weak") at this level is called."""
+    return f"{kind} {level}"
+
+
+def _stages() -> tuple[str, ...]:
+    out = []
+    for level in range(len(EXTENTS)):
+        out.append(stage_name("level", level))
+        if level in UNTANGLE_AFTER:
+            out.append(stage_name("crossings", level))
+    return (*out, *(stage_name("weak", level) for level in WEAK_LEVELS), BORDER)
+
+
+# Links across the border of two clips.
+BORDER = "border"
+# Steps of the hierarchy in the order in which they are taken; a clip with nothing to do at one has no record of it.
+STAGES = _stages()
 
 
 class Scorer(Protocol):
@@ -39,8 +62,8 @@ class Scorer(Protocol):
     def tracklets(self, graph: Graph, level: int) -> tuple[Floats, Floats]:
         """Levels 1 and up: (T,) and (E,) logits."""
 
-    def calibrate(self, probability: Floats, level: int) -> Floats:
-        """Probabilities under the constraints that mean what they say, (E,) -> (E,)."""
+    def calibrate(self, probability: Floats, stage: str) -> Floats:
+        """Probabilities under the constraints that mean what they say, (E,) -> (E,); ``stage`` is one of STAGES."""
 
 
 @dataclass(frozen=True)
@@ -55,19 +78,22 @@ class Policy:
         sure: a detection with this share of the confidence of the clip's surest tenth enters whatever the gate says,
         second: unless its IoU with a better one is larger than this.
         first_link: level 0 takes a link above this. High on purpose: what is unclear waits for motion from both sides.
+        weak_link: level 0 takes a link between weak boxes above this: less is asked, as a link cannot be likelier than
+            that both its boxes are real.
         link: the levels above.
+        track: a track is real when the mean of its own log odds and of its boxes' lies above this.
     """
 
     gate: float = 2.0
-    weak: float = 1.0
+    weak: float = 0.0
     sure: float = 0.9
     second: float = 0.5
     first_link: float = 1.0
-    link: float = 0.25
+    weak_link: float = 0.0
+    link: float = 0.5
+    track: float = 1.0
 
 
-# Level after which crossings are untangled for the first time; they are once more at the end.
-UNTANGLE_AFTER = 3
 UNTANGLE_EXTENT = 64
 # Boxes in contact with one that is not of their tracklet (the gate need not have let that in) are contested, at most so
 # many seconds to either side of the closest contact; contests closer together than the second number are one.
@@ -77,10 +103,9 @@ CONTEST_JOIN_SECONDS = 0.2
 # people in the design data none comes near all three. Its track gets these log odds at most.
 STILL, STILL_SECONDS, UNSURE = 0.025, 3.0, 0.8
 THING = -3.0
-# Weak detections are linked at these levels. One with an IoU larger than the first number with the place where a track
+# A weak detection with an IoU larger than the first number with the place where a track
 # passes in a gap belongs to the track, with an IoU larger than the second it is at least no track of its own. Longer
 # gaps than the third say nothing of the place.
-WEAK_LEVELS = (1, 2, 4)
 SAME_PLACE, BESIDE = 0.5, 0.3
 GAP_SECONDS = 2.0
 # Log odds over the threshold that a link through a contest has at least.
@@ -111,7 +136,7 @@ class ClipResult:
     Attributes:
         node: (N,) identity of each row, numbered by first row; -1 where the gate dropped it.
         gate: (N,) log odds of the level-0 gate.
-        track_gate: (T,) log odds of each identity by the last level.
+        track_gate: (T,) log odds that each identity is real, over the policy's threshold.
         levels: records of all levels.
         motion: the scene's prediction errors.
         support: (20,) what a confidence is worth in this clip, see :func:`graph.support_table`.
@@ -153,27 +178,36 @@ def run_clip(
     alive = keep[pairs].all(1)
     node = np.where(keep, np.arange(len(clip)), -1)
     levels: list[Level] = []
-    node, record = _link(node, pairs[alive], logits[alive], policy.first_link, guard, scorer, 0, extents[0])
+    node, record = _link(
+        node, pairs[alive], logits[alive], policy.first_link, guard, scorer, stage_name("level", 0), extents[0]
+    )
     levels.append(record)
-    track_gate = np.zeros(0)
     motion = measure_motion(clip, Members.of(node))
     for level, extent in enumerate(extents[1:], start=1):
         graph = tracklet_graph(clip, node, lasting, motion, extent, guard)
-        track_gate, logit = scorer.tracklets(graph, level)
-        node, record = _link(node, graph.edge, logit, policy.link, guard, scorer, level, extent)
+        _, logit = scorer.tracklets(graph, level)
+        node, record = _link(node, graph.edge, logit, policy.link, guard, scorer, stage_name("level", level), extent)
         levels.append(record)
-        if level in (UNTANGLE_AFTER, len(extents) - 1):
-            node = untangle(clip, node, lasting, motion, gate_answers == 1, guard, scorer, policy, levels)
+        if level in UNTANGLE_AFTER:
+            stage = stage_name("crossings", level)
+            node = untangle(clip, node, lasting, motion, gate_answers == 1, guard, scorer, policy, levels, stage)
     weak = (node < 0) & (gate > policy.weak) & (gate_answers != 0)
     node = recover(clip, node, weak, pairs, logits, policy, guard)
     node = link_weak(clip, node, weak, pairs, logits, lasting, motion, guard, scorer, policy, levels, extents)
     node = compact(guard.join(node))
     guard.absorb(node)
-    final, _ = graphs.tracklet_nodes(clip, node, lasting)
-    empty = graphs.build(final, np.zeros((0, 2), np.int64), motion, clip)
-    track_gate, _ = scorer.tracklets(empty, FINAL_LEVEL)
-    track_gate = np.where(is_thing(clip, node), np.minimum(track_gate, THING), track_gate)
+    track_gate = _gate_tracks(clip, node, gate, lasting, motion, scorer) - policy.track
     return ClipResult(node, gate, track_gate, tuple(levels), motion, support)
+
+
+def _gate_tracks(clip: Clip, node: Ints, gate: Floats, lasting: Floats, motion: SceneMotion, scorer: Scorer) -> Floats:
+    """Log odds that tracks are of real objects, (T,): the mean of what the track says as a whole and of what its boxes
+    say, (N,) ``gate``. The one sees how it moves and how long it lasts, the other its surroundings, frame by frame.
+    """
+    nodes, members = graphs.tracklet_nodes(clip, node, lasting)
+    whole, _ = scorer.tracklets(graphs.build(nodes, np.zeros((0, 2), np.int64), motion, clip), FINAL_LEVEL)
+    both = (whole + members.mean(gate[members.row])) / 2
+    return np.where(is_thing(clip, node), np.minimum(both, THING), both)
 
 
 def _highest(clip: Clip) -> float:
@@ -279,6 +313,7 @@ def untangle(
     scorer: Scorer,
     policy: Policy,
     levels: list[Level],
+    stage: str,
 ) -> Ints:
     """Cut tracklets at close contacts and link the parts anew, judged by the clear boxes on both sides.
 
@@ -309,7 +344,7 @@ def untangle(
     _, logit = scorer.tracklets(graph, UNTANGLE_LEVEL)
     # What was one is given up for somebody better, never for nobody: a track was followed through the contest.
     logit = np.where(continued > 0, np.maximum(logit, policy.link + KEPT), logit)
-    merged, record = _link(segment, pairs, logit, policy.link, guard, scorer, UNTANGLE_LEVEL, UNTANGLE_EXTENT)
+    merged, record = _link(segment, pairs, logit, policy.link, guard, scorer, stage, UNTANGLE_EXTENT)
     levels.append(record)
     return _one_box_a_frame(clip, merged, segment, clear >= 0)
 
@@ -329,7 +364,7 @@ def _one_box_a_frame(clip: Clip, node: Ints, segment: Ints, clear: NDArray[np.bo
 
 
 def _link(
-    node: Ints, edge: Ints, logit: Floats, threshold: float, guard: Guard, scorer: Scorer, level: int, extent: int
+    node: Ints, edge: Ints, logit: Floats, threshold: float, guard: Guard, scorer: Scorer, stage: str, extent: int
 ) -> tuple[Ints, Level]:
     """Decide one level's edges and merge. (N,) nodes -> (N,) nodes, and the level's record."""
     total = int(node.max(initial=-1)) + 1
@@ -341,7 +376,7 @@ def _link(
         weight = np.where(demanded, FORCED, weight)
         logit = np.where(demanded, FORCED, logit)
     taken = guard.check(node, edge, round_links(edge, weight, total), weight)
-    probability = scorer.calibrate(marginals(edge, logit, total), level)
+    probability = scorer.calibrate(marginals(edge, logit, total), stage)
     record = Level(
         extent,
         node.astype(np.int32),
@@ -349,6 +384,7 @@ def _link(
         (1 / (1 + np.exp(-np.clip(logit, -50, 50)))).astype(np.float32),
         probability.astype(np.float32),
         taken,
+        stage,
     )
     merged = node.copy()
     if total:
@@ -425,19 +461,21 @@ def link_weak(
         return node
     inside = free[pairs].all(1)
     chain = np.where(free, np.cumsum(free) - 1, -1)
-    chain, record = _link(chain, chain[pairs[inside]], logit[inside], policy.first_link, guard, scorer, 0, extents[0])
+    edge, stage = chain[pairs[inside]], stage_name("weak", 0)
+    chain, record = _link(chain, edge, logit[inside], policy.weak_link, guard, scorer, stage, extents[0])
     levels.append(record)
     lone = np.bincount(chain[chain >= 0]) < 2
     late = (chain >= 0) & ~lone[chain]
     if not late.any():
         return node
     node = compact(np.where(late, chain + int(node.max(initial=-1)) + 1, node))
-    for level in WEAK_LEVELS:
+    for level in WEAK_LEVELS[1:]:
         graph = tracklet_graph(clip, node, lasting, motion, extents[level], guard)
         _, logit = scorer.tracklets(graph, level)
         new = np.bincount(node[late], minlength=len(graph.x)) > 0
         some = new[graph.edge].any(1)
-        node, record = _link(node, graph.edge[some], logit[some], policy.link, guard, scorer, level, extents[level])
+        edge, stage = graph.edge[some], stage_name("weak", level)
+        node, record = _link(node, edge, logit[some], policy.link, guard, scorer, stage, extents[level])
         levels.append(record)
     return node
 
@@ -482,6 +520,6 @@ class GeometryScorer:
         gate = 6 * (x[:, 1] - 0.5) + 4 * (x[:, 2] - 0.65) + 1.0 * (x[:, 13] - 2.2) - 6 * (x[:, 8] - 0.3).clip(0)
         return gate.astype(np.float64), 5.0 - graph.cost - 0.9 * np.log(graph.gap)
 
-    def calibrate(self, probability: Floats, level: int) -> Floats:
+    def calibrate(self, probability: Floats, stage: str) -> Floats:
         """As they are."""
         return probability

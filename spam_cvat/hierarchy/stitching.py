@@ -18,7 +18,7 @@ from spam_cvat.hierarchy import graph as graphs
 from spam_cvat.hierarchy.assignment import Guard, People, follow, marginals, round_links
 from spam_cvat.hierarchy.geometry import Clip
 from spam_cvat.hierarchy.grouping import compact, group_sum
-from spam_cvat.hierarchy.levels import EXTENTS, ClipResult, Policy, Scorer
+from spam_cvat.hierarchy.levels import BORDER, EXTENTS, STAGES, ClipResult, Policy, Scorer
 from spam_cvat.hierarchy.motion_fit import SceneMotion
 
 Floats = NDArray[np.float64]
@@ -93,7 +93,7 @@ def join_clips(
         taken = np.concatenate([piece[2] for piece in pieces])
         guard = Guard(people, detections.frame.astype(np.int64))
         taken = guard.check(node, edge, taken, logit)
-        probability = scorer.calibrate(marginals(edge, logit, total), 1)
+        probability = scorer.calibrate(marginals(edge, logit, total), BORDER)
         record = Level(
             2 * EXTENTS[-1],
             node.astype(np.int32),
@@ -101,6 +101,7 @@ def join_clips(
             (1 / (1 + np.exp(-np.clip(logit, -50, 50)))).astype(np.float32),
             probability.astype(np.float32),
             taken,
+            BORDER,
         )
         levels = (*levels, record)
         component = follow(edge, taken, total)
@@ -120,32 +121,34 @@ def join_clips(
 
 
 def _joined_levels(parts: Sequence[ClipResult]) -> tuple[Level, ...]:
-    """Each level's records of all clips as one record."""
+    """Each stage's records of all clips as one record; rows of clips that have none are in no node there."""
     if len(parts) == 1:
         return parts[0].levels
-    depth = max(len(part.levels) for part in parts)
-    out = []
-    for k in range(depth):
-        shift, nodes, edges, rest = 0, [], [], []
-        for part in parts:
-            record = part.levels[min(k, len(part.levels) - 1)]
-            own = k < len(part.levels)
-            nodes.append(np.where(record.node >= 0, record.node + shift, -1))
-            if own:
-                edges.append(record.edge + shift)
-                rest.append(record)
-            shift += int(record.node.max(initial=-1)) + 1
-        out.append(
-            Level(
-                rest[0].extent,
-                np.concatenate(nodes).astype(np.int32),
-                np.concatenate(edges).astype(np.int32),
-                np.concatenate([r.raw for r in rest]),
-                np.concatenate([r.probability for r in rest]),
-                np.concatenate([r.decision for r in rest]),
-            )
-        )
-    return tuple(out)
+    found = [{level.stage: level for level in part.levels} for part in parts]
+    stages = [stage for stage in STAGES if any(stage in records for records in found)]
+    return tuple(_joined([part.node for part in parts], [records.get(stage) for records in found]) for stage in stages)
+
+
+def _joined(rows: Sequence[Ints], records: Sequence[Level | None]) -> Level:
+    """One stage's records of all clips, None where a clip has none, as one. ``rows`` has each clip's length."""
+    shift, nodes, edges, there = 0, [], [], []
+    for own, record in zip(rows, records, strict=True):
+        if record is None:
+            nodes.append(np.full(len(own), -1, np.int32))
+            continue
+        nodes.append(np.where(record.node >= 0, record.node + shift, -1).astype(np.int32))
+        edges.append((record.edge + shift).astype(np.int32))
+        there.append(record)
+        shift += int(record.node.max(initial=-1)) + 1
+    return Level(
+        there[0].extent,
+        np.concatenate(nodes),
+        np.concatenate(edges),
+        np.concatenate([record.raw for record in there]),
+        np.concatenate([record.probability for record in there]),
+        np.concatenate([record.decision for record in there]),
+        there[0].stage,
+    )
 
 
 def _border(

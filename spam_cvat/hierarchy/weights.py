@@ -8,7 +8,7 @@ import hashlib
 import io
 import json
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from importlib.resources import files
@@ -26,7 +26,7 @@ from spam_cvat.hierarchy.network import GraphNetwork, NetworkConfig
 
 Floats = NDArray[np.float64]
 
-FORMAT = 2
+FORMAT = 3
 SHIPPED = "gate-and-links.npz"
 PARTS = ("first", "shared")
 
@@ -37,20 +37,20 @@ class Calibration:
 
     Attributes:
         edge: per level, of the network's edge logits.
-        joint: per level, of the marginals under the constraints.
+        joint: per stage, of the marginals under the constraints; a stage that is not named stays as it is.
         gate: of the detections' gate.
         track: of the tracks' gate.
     """
 
     edge: tuple[tuple[float, float], ...] = ((1.0, 0.0),)
-    joint: tuple[tuple[float, float], ...] = ((1.0, 0.0),)
+    joint: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     gate: tuple[float, float] = (1.0, 0.0)
     track: tuple[float, float] = (1.0, 0.0)
 
     @classmethod
     def identity(cls, levels: int) -> "Calibration":
         """Outputs as they are, at so many levels."""
-        return cls(((1.0, 0.0),) * levels, ((1.0, 0.0),) * levels)
+        return cls(((1.0, 0.0),) * levels)
 
 
 @dataclass(frozen=True)
@@ -91,9 +91,9 @@ class NetworkScorer:
         node, edge = _run([member.shared for member in self.members], graph)
         return _affine(node, self.calibration.track), _affine(edge, _at(self.calibration.edge, level))
 
-    def calibrate(self, probability: Floats, level: int) -> Floats:
+    def calibrate(self, probability: Floats, stage: str) -> Floats:
         """Marginals under the constraints, calibrated."""
-        return sigmoid(_affine(logit(probability), _at(self.calibration.joint, level)))
+        return sigmoid(_affine(logit(probability), self.calibration.joint.get(stage, (1.0, 0.0))))
 
 
 def _at(table: tuple[tuple[float, float], ...], level: int) -> tuple[float, float]:
@@ -157,7 +157,7 @@ def from_bytes(data: bytes, name: str = "weights") -> NetworkScorer:
         terms = header["calibration"]
         calibration = Calibration(
             tuple((a, b) for a, b in terms["edge"]),
-            tuple((a, b) for a, b in terms["joint"]),
+            {stage: (a, b) for stage, (a, b) in terms["joint"].items()},
             (terms["gate"][0], terms["gate"][1]),
             (terms["track"][0], terms["track"][1]),
         )

@@ -15,8 +15,9 @@ import logging
 import multiprocessing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -25,17 +26,29 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from spam_cvat.answers import Clamps
 from spam_cvat.hierarchy import graph as graphs
-from spam_cvat.hierarchy.assignment import Guard, People, marginals
+from spam_cvat.hierarchy.assignment import Guard, People
 from spam_cvat.hierarchy.calibration import fit_platt, logit
 from spam_cvat.hierarchy.geometry import Clip
 from spam_cvat.hierarchy.graph import Graph
-from spam_cvat.hierarchy.levels import FINAL_LEVEL, UNTANGLE_LEVEL, GeometryScorer, Policy, Scorer, run_clip
+from spam_cvat.hierarchy.levels import (
+    BORDER,
+    FINAL_LEVEL,
+    STAGES,
+    UNTANGLE_LEVEL,
+    GeometryScorer,
+    Policy,
+    Scorer,
+    run_clip,
+    stage_name,
+)
 from spam_cvat.hierarchy.motion_fit import Members
 from spam_cvat.hierarchy.network import GraphNetwork, NetworkConfig
 from spam_cvat.hierarchy.weights import Calibration, Member, NetworkScorer, from_bytes, to_bytes
 from spam_cvat.training.synthetic import generate_scene, random_config
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # Where the gate's threshold lies in training, in log odds: links should hold whatever it lets in.
 GATES = (0.0, 2.5)
@@ -49,6 +62,8 @@ class PretrainConfig:
 
     Attributes:
         members: of the ensemble; each is trained on scenes of its own.
+        first: sizes of the network of level 0, which takes most of the time when boxes are linked.
+        shared: sizes of the network of the levels above.
         detection_scenes: scenes whose level 0 trains the first network.
         detection_epochs: passes over them.
         rounds: scenes of each round of the shared network; the first is linked by the first network and geometry,
@@ -63,13 +78,15 @@ class PretrainConfig:
     """
 
     members: int = 2
+    first: NetworkConfig = field(default_factory=NetworkConfig)
+    shared: NetworkConfig = field(default_factory=lambda: NetworkConfig(width=32, hidden=64))
     detection_scenes: int = 500
-    detection_epochs: int = 5
+    detection_epochs: int = 6
     rounds: tuple[int, ...] = (200, 600)
     epochs: tuple[int, ...] = (4, 7)
     held_out: int = 60
-    frames: tuple[int, int] = (60, 240)
-    max_boxes: int = 4500
+    frames: tuple[int, int] = (60, 400)
+    max_boxes: int = 7500
     learning_rate: float = 3e-3
     batch: int = 4
     workers: int = 2
@@ -110,9 +127,9 @@ class Recorder:
         self.seen.append((graph, level))
         return self.scorer.tracklets(graph, level)
 
-    def calibrate(self, probability: NDArray[np.float64], level: int) -> NDArray[np.float64]:
+    def calibrate(self, probability: NDArray[np.float64], stage: str) -> NDArray[np.float64]:
         """As the scorer does."""
-        return self.scorer.calibrate(probability, level)
+        return self.scorer.calibrate(probability, stage)
 
 
 def training_scene(seed: int, config: PretrainConfig) -> tuple[Clip, NDArray[np.int64]]:
@@ -208,7 +225,7 @@ class Halfway:
         """Levels above."""
         return self.above.tracklets(graph, level)
 
-    def calibrate(self, probability: NDArray[np.float64], level: int) -> NDArray[np.float64]:
+    def calibrate(self, probability: NDArray[np.float64], stage: str) -> NDArray[np.float64]:
         """As they are."""
         return probability
 
@@ -239,11 +256,58 @@ def make(task: Task) -> list[Sample]:
 
 def make_pool(seeds: Iterable[int], config: PretrainConfig, stage: str, weights: bytes = b"") -> list[Sample]:
     """Samples of many scenes, in the order of their seeds whatever the number of workers."""
+    return _over_scenes(make, seeds, config, stage, weights)
+
+
+def _over_scenes(
+    work: Callable[[Task], list[T]], seeds: Iterable[int], config: PretrainConfig, stage: str, weights: bytes
+) -> list[T]:
     tasks = [Task(seed, config, stage, weights) for seed in seeds]
     if config.workers <= 1:
-        return [sample for task in tasks for sample in make(task)]
+        return [item for task in tasks for item in work(task)]
     with multiprocessing.get_context("spawn").Pool(config.workers) as pool:
-        return [sample for samples in pool.imap(make, tasks, chunksize=4) for sample in samples]
+        return [item for items in pool.imap(work, tasks, chunksize=4) for item in items]
+
+
+# A stage's probabilities under the constraints and which of them are of true edges, (E,) each.
+Stated = tuple[str, NDArray[np.float64], NDArray[np.bool_]]
+
+
+def state(task: Task) -> list[Stated]:
+    """What a scene's records say before calibration, beside the truth; links are decided as in use."""
+    torch.set_num_threads(1)
+    clip, identity = training_scene(task.seed, task.config)
+    if len(clip) < 2:
+        return []
+    networks = from_bytes(task.weights)
+    scorer = replace(networks, calibration=replace(networks.calibration, joint={}))
+    none = Clamps.none(len(clip))
+    result = run_clip(clip, none.gate, Guard(People(none, clip.frame), clip.frame), scorer, Policy())
+    return [
+        (
+            level.stage,
+            level.probability.astype(np.float64),
+            true_edges(level.edge.astype(np.int64), level.node.astype(np.int64), clip.frame, identity),
+        )
+        for level in result.levels
+    ]
+
+
+def calibrate_stages(scorer: NetworkScorer, seeds: Iterable[int], config: PretrainConfig) -> Calibration:
+    """Slopes and offsets of each stage's probabilities under the constraints, from held-out scenes.
+
+    Links between clips are judged as those of level 1 are: scenes of one clip have none.
+    """
+    stated = _over_scenes(state, seeds, config, "both", to_bytes(scorer))
+    joint = {}
+    for stage in STAGES:
+        mine = [(p, true) for name, p, true in stated if name == stage]
+        if mine:
+            probability, truth = (np.concatenate(part) for part in zip(*mine, strict=True))
+            joint[stage] = fit_platt(logit(probability), truth)
+    if stage_name("level", 1) in joint:
+        joint[BORDER] = joint[stage_name("level", 1)]
+    return replace(scorer.calibration, joint=joint)
 
 
 @dataclass
@@ -314,7 +378,7 @@ def calibrate(scorer: NetworkScorer, pool: Sequence[Sample]) -> Calibration:
     """Slopes and offsets from held-out graphs, for the levels that the pool holds; the others stay as they are."""
     plain = replace(scorer, calibration=Calibration.identity(UNTANGLE_LEVEL + 1))
     found = scorer.calibration
-    edges, joints = list(found.edge), list(found.joint)
+    edges = list(found.edge)
     gate, track = found.gate, found.track
     for level in sorted({sample.level for sample in pool}):
         samples = [sample for sample in pool if sample.level == level]
@@ -327,13 +391,7 @@ def calibrate(scorer: NetworkScorer, pool: Sequence[Sample]) -> Calibration:
             continue
         truth = np.concatenate([s.same for s in samples])
         edges[level] = fit_platt(np.concatenate([run[1] for run in runs]), truth)
-        slope, offset = edges[level]
-        joint = [
-            marginals(s.graph.edge, slope * run[1] + offset, len(s.graph.x))
-            for s, run in zip(samples, runs, strict=True)
-        ]
-        joints[level] = fit_platt(logit(np.concatenate(joint)), truth)
-    return Calibration(tuple(edges), tuple(joints), gate, track)
+    return Calibration(tuple(edges), found.joint, gate, track)
 
 
 def pretrain(
@@ -383,7 +441,8 @@ def _pretrain(seed: int, config: PretrainConfig, report: Callable[[str, float], 
     members = tuple(member for part in parts for member in part.members)
     scorer = NetworkScorer(members, _between([part.calibration for part in parts]), training=facts)
     scorer = replace(scorer, calibration=calibrate(scorer, make_pool(held, config, "first")))
-    return replace(scorer, calibration=calibrate(scorer, make_pool(held, config, "both", to_bytes(scorer))))
+    scorer = replace(scorer, calibration=calibrate(scorer, make_pool(held, config, "both", to_bytes(scorer))))
+    return replace(scorer, calibration=calibrate_stages(scorer, held, config))
 
 
 def _base(seed: int, member: int) -> int:
@@ -424,7 +483,7 @@ def _between(parts: Sequence[Calibration]) -> Calibration:
 
     return Calibration(
         tuple(mean(terms) for terms in zip(*(part.edge for part in parts), strict=True)),
-        tuple(mean(terms) for terms in zip(*(part.joint for part in parts), strict=True)),
+        {},
         mean([part.gate for part in parts]),
         mean([part.track for part in parts]),
     )
@@ -437,7 +496,7 @@ def _train_member(
     torch.manual_seed(seed * MEMBER_SEEDS + member)
     rng = np.random.default_rng([seed, member])
     made = _base(seed, member)
-    own = Member(GraphNetwork(NetworkConfig()), GraphNetwork(NetworkConfig()))
+    own = Member(GraphNetwork(config.first), GraphNetwork(config.shared))
     scorer = NetworkScorer((own,), Calibration.identity(UNTANGLE_LEVEL + 1))
     report("level 0: scenes", 0.0)
     pool = make_pool(range(made, made + config.detection_scenes), config, "first")
