@@ -178,7 +178,7 @@ def run_clip(
     alive = keep[pairs].all(1)
     node = np.where(keep, np.arange(len(clip)), -1)
     levels: list[Level] = []
-    node, record = _link(
+    node, record = link_nodes(
         node, pairs[alive], logits[alive], policy.first_link, guard, scorer, stage_name("level", 0), extents[0]
     )
     levels.append(record)
@@ -186,7 +186,9 @@ def run_clip(
     for level, extent in enumerate(extents[1:], start=1):
         graph = tracklet_graph(clip, node, lasting, motion, extent, guard)
         _, logit = scorer.tracklets(graph, level)
-        node, record = _link(node, graph.edge, logit, policy.link, guard, scorer, stage_name("level", level), extent)
+        node, record = link_nodes(
+            node, graph.edge, logit, policy.link, guard, scorer, stage_name("level", level), extent
+        )
         levels.append(record)
         if level in UNTANGLE_AFTER:
             stage = stage_name("crossings", level)
@@ -196,11 +198,11 @@ def run_clip(
     node = link_weak(clip, node, weak, pairs, logits, lasting, motion, guard, scorer, policy, levels, extents)
     node = compact(guard.join(node))
     guard.absorb(node)
-    track_gate = _gate_tracks(clip, node, gate, lasting, motion, scorer) - policy.track
+    track_gate = gate_tracks(clip, node, gate, lasting, motion, scorer) - policy.track
     return ClipResult(node, gate, track_gate, tuple(levels), motion, support)
 
 
-def _gate_tracks(clip: Clip, node: Ints, gate: Floats, lasting: Floats, motion: SceneMotion, scorer: Scorer) -> Floats:
+def gate_tracks(clip: Clip, node: Ints, gate: Floats, lasting: Floats, motion: SceneMotion, scorer: Scorer) -> Floats:
     """Log odds that tracks are of real objects, (T,): the mean of what the track says as a whole and of what its boxes
     say, (N,) ``gate``. The one sees how it moves and how long it lasts, the other its surroundings, frame by frame.
     """
@@ -335,7 +337,7 @@ def untangle(
     code = np.unique(np.concatenate([pairs, cuts.link]) @ np.array([total, 1]))
     pairs = np.stack([code // total, code % total], axis=1)
     if guard:
-        pairs = pairs[guard.allowed(segment, pairs) | _rows_in(pairs, cuts.link, total)]
+        pairs = pairs[guard.allowed(segment, pairs) | rows_in(pairs, cuts.link, total)]
     former = np.argsort(cuts.link @ np.array([total, 1]))
     place = np.searchsorted(cuts.link[former] @ np.array([total, 1]), pairs @ np.array([total, 1]))
     place = former[np.minimum(place, len(former) - 1)]
@@ -344,7 +346,7 @@ def untangle(
     _, logit = scorer.tracklets(graph, UNTANGLE_LEVEL)
     # What was one is given up for somebody better, never for nobody: a track was followed through the contest.
     logit = np.where(continued > 0, np.maximum(logit, policy.link + KEPT), logit)
-    merged, record = _link(segment, pairs, logit, policy.link, guard, scorer, stage, UNTANGLE_EXTENT)
+    merged, record = link_nodes(segment, pairs, logit, policy.link, guard, scorer, stage, UNTANGLE_EXTENT)
     levels.append(record)
     return _one_box_a_frame(clip, merged, segment, clear >= 0)
 
@@ -363,7 +365,7 @@ def _one_box_a_frame(clip: Clip, node: Ints, segment: Ints, clear: NDArray[np.bo
     return compact(out)
 
 
-def _link(
+def link_nodes(
     node: Ints, edge: Ints, logit: Floats, threshold: float, guard: Guard, scorer: Scorer, stage: str, extent: int
 ) -> tuple[Ints, Level]:
     """Decide one level's edges and merge. (N,) nodes -> (N,) nodes, and the level's record."""
@@ -372,7 +374,7 @@ def _link(
     if guard and len(edge):
         allowed = guard.allowed(node, edge)
         edge, logit, weight = edge[allowed], logit[allowed], weight[allowed]
-        demanded = _rows_in(edge, guard.forced(node), total)
+        demanded = rows_in(edge, guard.forced(node), total)
         weight = np.where(demanded, FORCED, weight)
         logit = np.where(demanded, FORCED, logit)
     taken = guard.check(node, edge, round_links(edge, weight, total), weight)
@@ -462,7 +464,7 @@ def link_weak(
     inside = free[pairs].all(1)
     chain = np.where(free, np.cumsum(free) - 1, -1)
     edge, stage = chain[pairs[inside]], stage_name("weak", 0)
-    chain, record = _link(chain, edge, logit[inside], policy.weak_link, guard, scorer, stage, extents[0])
+    chain, record = link_nodes(chain, edge, logit[inside], policy.weak_link, guard, scorer, stage, extents[0])
     levels.append(record)
     lone = np.bincount(chain[chain >= 0]) < 2
     late = (chain >= 0) & ~lone[chain]
@@ -475,7 +477,7 @@ def link_weak(
         new = np.bincount(node[late], minlength=len(graph.x)) > 0
         some = new[graph.edge].any(1)
         edge, stage = graph.edge[some], stage_name("weak", level)
-        node, record = _link(node, edge, logit[some], policy.link, guard, scorer, stage, extents[level])
+        node, record = link_nodes(node, edge, logit[some], policy.link, guard, scorer, stage, extents[level])
         levels.append(record)
     return node
 
@@ -501,7 +503,8 @@ def _into_gaps(clip: Clip, node: Ints, free: NDArray[np.bool_], guard: Guard) ->
     return out, left
 
 
-def _rows_in(edge: Ints, pairs: Ints, total: int) -> NDArray[np.bool_]:
+def rows_in(edge: Ints, pairs: Ints, total: int) -> NDArray[np.bool_]:
+    """(E,) which edges are among some pairs, (K, 2), of ``total`` nodes."""
     return np.isin(edge[:, 0] * total + edge[:, 1], pairs[:, 0] * total + pairs[:, 1])
 
 
