@@ -19,7 +19,8 @@ from spam_cvat.detections import Detections
 from spam_cvat.errors import InputError
 from spam_cvat.hierarchy import finish
 from spam_cvat.hierarchy import weights as weight_files
-from spam_cvat.hierarchy.assignment import Guard, People
+from spam_cvat.hierarchy.amend import amend
+from spam_cvat.hierarchy.assignment import Guard, People, unguarded
 from spam_cvat.hierarchy.calibration import sigmoid
 from spam_cvat.hierarchy.geometry import Clip
 from spam_cvat.hierarchy.levels import Policy, Scorer, run_clip
@@ -76,7 +77,7 @@ def annotate(
         )
     clamps = resolve(answers or (), detections)
     scorer = weight_files.load(weights)
-    rows = np.flatnonzero(((detections.score >= config.min_score) | (clamps.gate == 1)) & (clamps.gate != 0))
+    rows = np.flatnonzero((detections.score >= config.min_score) | (clamps.gate == 1))
     linked = _linked(detections.select(rows), warps, _clamps_of(clamps, rows), scorer, config)
     linked = _spread(linked, rows, len(detections))
     gate = np.where(clamps.gate >= 0, clamps.gate, sigmoid(linked.gate))
@@ -98,7 +99,7 @@ def annotate(
 def _linked(
     candidates: Detections, warps: NDArray[np.float64] | None, clamps: Clamps, scorer: Scorer, config: EngineConfig
 ) -> Linked:
-    """The candidates through the hierarchy, clip by clip."""
+    """The candidates through the hierarchy, clip by clip: without answers first, which are then imposed."""
     policy = Policy() if config.gate else Policy(gate=-np.inf)
     people = People(clamps, candidates.frame.astype(np.int64))
     parts = []
@@ -106,7 +107,11 @@ def _linked(
         clip = Clip.create(candidates.window(start, stop), None if warps is None else warps[start:stop])
         low, high = int(candidates.frame_start[start]), int(candidates.frame_start[stop])
         guard = Guard(people, clip.frame + start, low, high)
-        parts.append(run_clip(clip, clamps.gate[low:high], guard, scorer, policy))
+        said = clamps.gate[low:high]
+        # What is found without answers must not depend on them, so boxes that only an answer lets in wait.
+        waits = np.where(candidates.score[low:high] < config.min_score, 0, -1).astype(np.int8)
+        part = run_clip(clip, waits, unguarded(clip.frame), scorer, policy)
+        parts.append(amend(clip, part, said, guard, scorer, policy) if guard or (said >= 0).any() else part)
     return join_clips(candidates, warps, parts, people, scorer, policy)
 
 

@@ -1,0 +1,205 @@
+"""Answers on top of a clip that was linked without them: what nobody spoke of stays as it was.
+
+In: a clip linked without answers, and what humans said. Out: the same with the answers kept. Linking anew under answers
+would let each of them move links all over the clip, since messages, margins and the scene's own units depend on
+everything; and a link that was right and not asked about would flip now and then. So the links found without answers
+are kept, the surest first, as far as the answers allow (a maximum spanning forest under constraints): tracks that
+nobody spoke of stay whole, and two boxes held apart are parted at the least sure link between them. Only the ends that
+this leaves open, and doubtful links close to them in the same track, are judged again by the network.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spam_cvat.annotation import Level
+from spam_cvat.hierarchy import graph as graphs
+from spam_cvat.hierarchy.assignment import Guard, follow
+from spam_cvat.hierarchy.geometry import Clip
+from spam_cvat.hierarchy.graph import Graph
+from spam_cvat.hierarchy.grouping import compact
+from spam_cvat.hierarchy.levels import (
+    EXTENTS,
+    FINAL_LEVEL,
+    KEPT,
+    THING,
+    UNTANGLE_EXTENT,
+    UNTANGLE_LEVEL,
+    ClipResult,
+    Policy,
+    Scorer,
+    _link,
+    _rows_in,
+    is_thing,
+    tracklet_graph,
+)
+from spam_cvat.hierarchy.motion_fit import Members
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+
+# Belief in a link that no candidate edge speaks of.
+UNKNOWN = 0.9
+# Links of a track that are believed less than this and lie so many seconds or less from where an answer broke it are
+# judged again: who was mistaken for somebody else for a moment leaves two wrong links, and one answer tells of one.
+DOUBTFUL, NEAR_SECONDS = 0.9, 1.0
+# A link that is judged again counts as one through a contact of this overlap; the network was trained on such.
+CONTEST = 0.3
+
+
+@dataclass(frozen=True)
+class _Links:
+    """Successive boxes of the tracks found without answers.
+
+    Attributes:
+        row: (K, 2) earlier and later row of the clip.
+        track: (K,) identity.
+        belief: (K,) probability by the highest level that weighed the link.
+    """
+
+    row: Ints
+    track: Ints
+    belief: Floats
+
+
+def amend(
+    clip: Clip, free: ClipResult, said: NDArray[np.int8], guard: Guard, scorer: Scorer, policy: Policy
+) -> ClipResult:
+    """Impose answers on a clip.
+
+    Args:
+        clip: the boxes.
+        free: the clip, linked without answers.
+        said: (N,) 1 a human said real, 0 said not real, -1 nobody said.
+        guard: what humans said of identities in this clip.
+        scorer: turns features into logits.
+        policy: when links are taken.
+
+    Returns:
+        The result with the answers kept, and a record more per level at which open ends were linked.
+    """
+    found = np.where(said == 0, -1, free.node)
+    links = _links_of(found, free.levels)
+    new = (said == 1) & (found < 0)
+    own = np.where((found >= 0) | new, np.arange(len(clip)), -1)
+    kept = guard.check(own, links.row, np.ones(len(links.row), bool), links.belief)
+    again = _judged_again(clip, links, kept)
+    ends, starts = new.copy(), new.copy()
+    ends[links.row[~kept | again, 0]] = True
+    starts[links.row[~kept | again, 1]] = True
+    piece = np.where(own >= 0, follow(links.row, kept & ~again, len(clip)), -1)
+    piece = compact(guard.join(piece))
+    relink = _Relinking(clip, free, ends, starts, guard, scorer, policy)
+    piece, levels = relink(piece, links.row[again])
+    guard.absorb(piece)
+    return replace(free, node=piece, track_gate=_track_gate(clip, piece, free, scorer), levels=(*free.levels, *levels))
+
+
+def _links_of(node: Ints, levels: tuple[Level, ...]) -> _Links:
+    """Successive boxes of each node. (N,) nodes -> K links."""
+    row = Members.of(compact(node)).row
+    joined = np.flatnonzero(np.diff(node[row]) == 0)
+    link = np.stack([row[joined], row[joined + 1]], axis=1)
+    wanted = link @ np.array([len(node), 1])
+    belief = np.full(len(link), UNKNOWN)
+    for level in levels:  # the last that knows a link counts
+        key, probability = _edges_of(level)
+        if len(key):
+            place = np.minimum(np.searchsorted(key, wanted), len(key) - 1)
+            belief = np.where(key[place] == wanted, probability[place], belief)
+    return _Links(link, node[link[:, 0]], belief)
+
+
+def _edges_of(level: Level) -> tuple[Ints, Floats]:
+    """A level's edges as pairs of boxes, coded as last row x N + first row, ascending, and their probabilities."""
+    rows = np.flatnonzero(level.node >= 0)
+    node = level.node[rows]
+    last, first = np.zeros((2, int(node.max(initial=-1)) + 1), np.int64)
+    # Rows ascend in time, so the last assignment per node is its last box; reversed, its first.
+    last[node] = rows
+    first[node[::-1]] = rows[::-1]
+    key = last[level.edge[:, 0]] * len(level.node) + first[level.edge[:, 1]]
+    order = np.argsort(key)
+    return key[order], level.probability[order].astype(np.float64)
+
+
+def _judged_again(clip: Clip, links: _Links, kept: Mask) -> Mask:
+    """(K,) doubtful links that were kept, close to one of the same track that was not."""
+    out = np.zeros(len(kept), bool)
+    reach = NEAR_SECONDS * clip.fps
+    earlier, later = clip.frame[links.row].T
+    doubtful = kept & (links.belief < DOUBTFUL)
+    for broken in np.flatnonzero(~kept):
+        out |= (
+            doubtful
+            & (links.track == links.track[broken])
+            & (later >= earlier[broken] - reach)
+            & (earlier <= later[broken] + reach)
+        )
+    return out
+
+
+@dataclass(frozen=True)
+class _Relinking:
+    """Links pieces at their open ends, by the network of untangling first, then level by level.
+
+    Attributes:
+        ends: (N,) rows after which somebody may go on elsewhere.
+        starts: (N,) rows before which somebody may have been elsewhere.
+    """
+
+    clip: Clip
+    free: ClipResult
+    ends: Mask
+    starts: Mask
+    guard: Guard
+    scorer: Scorer
+    policy: Policy
+
+    def __call__(self, piece: Ints, again: Ints) -> tuple[Ints, list[Level]]:
+        """Link pieces; ``again`` (K, 2) rows were linked. (N,) pieces -> (N,) nodes and the records."""
+        levels: list[Level] = []
+        lasting = graphs.support_of(self.free.support, self.clip.score)
+        for level in (UNTANGLE_LEVEL, *range(1, len(EXTENTS))):
+            members = Members.of(piece)
+            ends, starts = self.ends[members.last], self.starts[members.first]
+            if not (ends.any() or starts.any()):
+                break
+            if level == UNTANGLE_LEVEL:
+                extent = UNTANGLE_EXTENT
+                graph, logit = self._judge_again(piece, piece[again], lasting)
+            else:
+                extent = EXTENTS[level]
+                graph = tracklet_graph(self.clip, piece, lasting, self.free.motion, extent, self.guard)
+                _, logit = self.scorer.tracklets(graph, level)
+            either = ends[graph.edge[:, 0]] | starts[graph.edge[:, 1]]
+            edge, logit = graph.edge[either], logit[either]
+            piece, record = _link(piece, edge, logit, self.policy.link, self.guard, self.scorer, level, extent)
+            levels.append(record)
+        return piece, levels
+
+    def _judge_again(self, piece: Ints, former: Ints, lasting: Floats) -> tuple[Graph, Floats]:
+        """All candidates over short gaps and ``former`` (K, 2) links, which go only if others fit better."""
+        members = Members.of(piece)
+        total = len(members)
+        # What answers joined across a link that is judged again leaves nothing to judge.
+        ended, began = self.clip.frame[members.last], self.clip.frame[members.first]
+        former = former[ended[former[:, 0]] < began[former[:, 1]]]
+        nodes, _ = graphs.tracklet_nodes(self.clip, piece, lasting)
+        pairs = graphs.tracklet_pairs(nodes, self.free.motion, self.clip, UNTANGLE_EXTENT)
+        pairs = np.unique(np.concatenate([pairs, former]), axis=0)
+        pairs = pairs[self.guard.allowed(piece, pairs)]
+        was = _rows_in(pairs, former, total)
+        graph = graphs.build(nodes, pairs, self.free.motion, self.clip, np.where(was, CONTEST, 0.0))
+        _, logit = self.scorer.tracklets(graph, UNTANGLE_LEVEL)
+        return graph, np.where(was, np.maximum(logit, self.policy.link + KEPT), logit)
+
+
+def _track_gate(clip: Clip, node: Ints, free: ClipResult, scorer: Scorer) -> Floats:
+    """(T,) log odds that each identity is real; it depends on nobody else's track."""
+    final, _ = graphs.tracklet_nodes(clip, node, graphs.support_of(free.support, clip.score))
+    empty = graphs.build(final, np.zeros((0, 2), np.int64), free.motion, clip)
+    gate, _ = scorer.tracklets(empty, FINAL_LEVEL)
+    return np.where(is_thing(clip, node), np.minimum(gate, THING), gate)
