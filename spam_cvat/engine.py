@@ -7,7 +7,7 @@ final tracks. The same input and configuration give the same tracks; what humans
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,14 +20,15 @@ from spam_cvat.errors import InputError
 from spam_cvat.hierarchy import finish
 from spam_cvat.hierarchy import weights as weight_files
 from spam_cvat.hierarchy.amend import amend
-from spam_cvat.hierarchy.assignment import Guard, People, unguarded
+from spam_cvat.hierarchy.assignment import Guard, People
 from spam_cvat.hierarchy.calibration import sigmoid
 from spam_cvat.hierarchy.geometry import Clip
-from spam_cvat.hierarchy.levels import Policy, Scorer, run_clip
+from spam_cvat.hierarchy.levels import ClipResult, Policy, Scorer, run_clip
 from spam_cvat.hierarchy.stitching import Linked, clip_ranges, join_clips
 
 # Log odds of boxes that are no candidates.
 NOT_REAL = 6.0
+Found = TypeVar("Found", Linked, ClipResult)
 
 
 @dataclass(frozen=True)
@@ -104,14 +105,17 @@ def _linked(
     people = People(clamps, candidates.frame.astype(np.int64))
     parts = []
     for start, stop in clip_ranges(candidates):
-        clip = Clip.create(candidates.window(start, stop), None if warps is None else warps[start:stop])
+        window, motion = candidates.window(start, stop), None if warps is None else warps[start:stop]
         low, high = int(candidates.frame_start[start]), int(candidates.frame_start[stop])
-        guard = Guard(people, clip.frame + start, low, high)
+        guard = Guard(people, window.frame.astype(np.int64) + start, low, high)
         said = clamps.gate[low:high]
         # What is found without answers must not depend on them, so boxes that only an answer lets in wait.
-        waits = np.where(candidates.score[low:high] < config.min_score, 0, -1).astype(np.int8)
-        part = run_clip(clip, waits, unguarded(clip.frame), scorer, policy)
-        parts.append(amend(clip, part, said, guard, scorer, policy) if guard or (said >= 0).any() else part)
+        seen = np.flatnonzero(window.score >= config.min_score)
+        part = run_clip(Clip.create(window.select(seen), motion), scorer, policy)
+        if guard or (said >= 0).any():
+            whole = Clip.create(window, motion)
+            part = amend(whole, _spread(part, seen, len(window)), said, guard, scorer, policy)
+        parts.append(part)
     return join_clips(candidates, warps, parts, people, scorer, policy)
 
 
@@ -126,18 +130,18 @@ def _clamps_of(clamps: Clamps, rows: NDArray[np.intp]) -> Clamps:
     return Clamps(clamps.gate[rows], place[clamps.must], cannot[(cannot >= 0).all(1)])
 
 
-def _spread(linked: Linked, rows: NDArray[np.intp], total: int) -> Linked:
+def _spread(found: Found, rows: NDArray[np.intp], total: int) -> Found:
     """Columns of some rows as columns of all; the others are in no node, and certainly not real."""
     if len(rows) == total:
-        return linked
+        return found
 
     def spread(values: NDArray[Any], empty: float) -> NDArray[Any]:
         out = np.full(total, empty, values.dtype)
         out[rows] = values
         return out
 
-    levels = tuple(replace(level, node=spread(level.node, -1)) for level in linked.levels)
-    return Linked(spread(linked.node, -1), spread(linked.gate, -NOT_REAL), linked.track_gate, levels)
+    levels = tuple(replace(level, node=spread(level.node, -1)) for level in found.levels)
+    return replace(found, node=spread(found.node, -1), gate=spread(found.gate, -NOT_REAL), levels=levels)
 
 
 def _tracks_to_keep(

@@ -4,10 +4,8 @@ import numpy as np
 import pytest
 
 from spam_cvat.annotation import Level
-from spam_cvat.answers import Clamps
 from spam_cvat.detections import Detections, VideoInfo
 from spam_cvat.hierarchy import graph as graphs
-from spam_cvat.hierarchy.assignment import Guard, People
 from spam_cvat.hierarchy.filling import fill
 from spam_cvat.hierarchy.finish import smoothed
 from spam_cvat.hierarchy.geometry import Clip, to_corners
@@ -120,7 +118,7 @@ def test_tracks_are_cut_where_somebody_else_is_near(kept: bool) -> None:
     clip, node = clip_of(np.stack([100 + step, 900 - step]), np.stack([np.full(80, 300.0), np.full(80, 310.0)]))
     if not kept:
         node = np.where(node == 0, 0, -1)
-    cuts = cut_contests(clip, node, np.zeros(len(clip), bool))
+    cuts = cut_contests(clip, node)
     assert len(cuts.link) == (2 if kept else 1)
     tail = clip.frame[(cuts.segment == cuts.link[0, 0]) & (node == 0)].max()
     assert abs(tail - 40) <= 2  # they meet half-way
@@ -129,7 +127,7 @@ def test_tracks_are_cut_where_somebody_else_is_near(kept: bool) -> None:
 
 def test_who_meets_nobody_is_not_cut() -> None:
     clip, node = clip_of(np.array([[100.0], [900]]) + np.zeros((2, 40)))
-    assert not len(cut_contests(clip, node, np.zeros(len(clip), bool)).link)
+    assert not len(cut_contests(clip, node).link)
 
 
 def late(clip: Clip, node: np.ndarray, weak: np.ndarray) -> tuple[np.ndarray, list[Level]]:
@@ -137,12 +135,10 @@ def late(clip: Clip, node: np.ndarray, weak: np.ndarray) -> tuple[np.ndarray, li
     pairs = graphs.adjacent_pairs(clip)
     nodes, _, motion = graphs.detection_nodes(clip, graphs.chains(clip, pairs))
     _, logit = GeometryScorer().detections(graphs.build(nodes, pairs, motion, clip))
-    none = Clamps.none(len(clip))
-    guard = Guard(People(none, clip.frame), clip.frame)
     levels: list[Level] = []
     lasting = np.ones(len(clip))
     policy = Policy()
-    after = link_weak(clip, node, weak, pairs, logit, lasting, motion, guard, GeometryScorer(), policy, levels, EXTENTS)
+    after = link_weak(clip, node, weak, pairs, logit, lasting, motion, GeometryScorer(), policy, levels, EXTENTS)
     return after, levels
 
 
@@ -206,7 +202,5 @@ def test_a_track_of_sure_boxes_stays_whatever_it_looks_like_as_a_whole() -> None
     step = np.arange(40) * 4.0
     for score, stays in ((0.95, True), (0.55, False)):
         clip, _ = clip_of((100 + step)[None], score=score)
-        none = Clamps.none(len(clip))
-        guard = Guard(People(none, clip.frame), clip.frame)
-        result = run_clip(clip, none.gate, guard, Doubtful(), Policy(gate=0.0, weak=0.0))
+        result = run_clip(clip, Doubtful(), Policy(gate=0.0, weak=0.0))
         assert (result.track_gate > 0).tolist() == [stays]

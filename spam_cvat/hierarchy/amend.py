@@ -20,18 +20,17 @@ from spam_cvat.hierarchy.geometry import Clip
 from spam_cvat.hierarchy.graph import Graph
 from spam_cvat.hierarchy.grouping import compact
 from spam_cvat.hierarchy.levels import (
+    AMENDED,
     EXTENTS,
-    FINAL_LEVEL,
     KEPT,
-    THING,
     UNTANGLE_EXTENT,
     UNTANGLE_LEVEL,
     ClipResult,
     Policy,
     Scorer,
-    _link,
-    _rows_in,
-    is_thing,
+    gate_tracks,
+    link_nodes,
+    rows_in,
     tracklet_graph,
 )
 from spam_cvat.hierarchy.motion_fit import Members
@@ -94,7 +93,9 @@ def amend(
     relink = _Relinking(clip, free, ends, starts, guard, scorer, policy)
     piece, levels = relink(piece, links.row[again])
     guard.absorb(piece)
-    return replace(free, node=piece, track_gate=_track_gate(clip, piece, free, scorer), levels=(*free.levels, *levels))
+    lasting = graphs.support_of(free.support, clip.score)
+    track_gate = gate_tracks(clip, piece, free.gate, lasting, free.motion, scorer) - policy.track
+    return replace(free, node=piece, track_gate=track_gate, levels=(*free.levels, *levels))
 
 
 def _links_of(node: Ints, levels: tuple[Level, ...]) -> _Links:
@@ -168,15 +169,15 @@ class _Relinking:
             if not (ends.any() or starts.any()):
                 break
             if level == UNTANGLE_LEVEL:
-                extent = UNTANGLE_EXTENT
+                extent, stage = UNTANGLE_EXTENT, AMENDED[0]
                 graph, logit = self._judge_again(piece, piece[again], lasting)
             else:
-                extent = EXTENTS[level]
+                extent, stage = EXTENTS[level], AMENDED[level]
                 graph = tracklet_graph(self.clip, piece, lasting, self.free.motion, extent, self.guard)
                 _, logit = self.scorer.tracklets(graph, level)
             either = ends[graph.edge[:, 0]] | starts[graph.edge[:, 1]]
             edge, logit = graph.edge[either], logit[either]
-            piece, record = _link(piece, edge, logit, self.policy.link, self.guard, self.scorer, level, extent)
+            piece, record = link_nodes(piece, edge, logit, self.policy.link, self.scorer, stage, extent, self.guard)
             levels.append(record)
         return piece, levels
 
@@ -191,15 +192,7 @@ class _Relinking:
         pairs = graphs.tracklet_pairs(nodes, self.free.motion, self.clip, UNTANGLE_EXTENT)
         pairs = np.unique(np.concatenate([pairs, former]), axis=0)
         pairs = pairs[self.guard.allowed(piece, pairs)]
-        was = _rows_in(pairs, former, total)
+        was = rows_in(pairs, former, total)
         graph = graphs.build(nodes, pairs, self.free.motion, self.clip, np.where(was, CONTEST, 0.0))
         _, logit = self.scorer.tracklets(graph, UNTANGLE_LEVEL)
         return graph, np.where(was, np.maximum(logit, self.policy.link + KEPT), logit)
-
-
-def _track_gate(clip: Clip, node: Ints, free: ClipResult, scorer: Scorer) -> Floats:
-    """(T,) log odds that each identity is real; it depends on nobody else's track."""
-    final, _ = graphs.tracklet_nodes(clip, node, graphs.support_of(free.support, clip.score))
-    empty = graphs.build(final, np.zeros((0, 2), np.int64), free.motion, clip)
-    gate, _ = scorer.tracklets(empty, FINAL_LEVEL)
-    return np.where(is_thing(clip, node), np.minimum(gate, THING), gate)

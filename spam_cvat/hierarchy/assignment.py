@@ -230,11 +230,6 @@ class Guard:
                 self.people.join(self.person(a), self.person(b))
 
 
-def unguarded(frame: Ints) -> Guard:
-    """A guard of nothing, for linking without answers; ``frame``: (N,) of the rows."""
-    return Guard(People(Clamps.none(len(frame)), frame), frame)
-
-
 class Merging:
     """A union-find over nodes that refuses merges which contradict answers."""
 

@@ -1,6 +1,6 @@
 """The bottom-up run over one clip: gate the detections, link level by level, undo crossings that went wrong.
 
-In: a clip, what humans said, and a scorer (the trained network, or plain geometry). Out: an identity per row, gate
+In: a clip and a scorer (the trained network, or plain geometry). Out: an identity per row, gate
 logits, and a record of every level's candidate edges.
 """
 
@@ -34,7 +34,7 @@ WEAK_LEVELS = (0, 1, 2, 4)
 
 
 def stage_name(kind: str, level: int) -> str:
-    """What a record of this kind ("level", "crossings", "weak") at this level is called."""
+    """What a record of this kind ("level", "crossings", "weak", "amended") at this level is called."""
     return f"{kind} {level}"
 
 
@@ -44,13 +44,20 @@ def _stages() -> tuple[str, ...]:
         out.append(stage_name("level", level))
         if level in UNTANGLE_AFTER:
             out.append(stage_name("crossings", level))
-    return (*out, *(stage_name("weak", level) for level in WEAK_LEVELS), BORDER)
+    out += [stage_name("weak", level) for level in WEAK_LEVELS]
+    return (*out, *AMENDED, BORDER)
 
 
-# Links across the border of two clips.
+# Links that answers left open: crossings first, then level by level. Links across the border of two clips.
+AMENDED = tuple(stage_name("amended", level) for level in range(len(EXTENTS)))
 BORDER = "border"
 # Steps of the hierarchy in the order in which they are taken; a clip with nothing to do at one has no record of it.
 STAGES = _stages()
+# Scenes without answers have no amended links, so those are calibrated as the links that they are judged like.
+LIKE = {
+    stage: stage_name("level", level) if level else stage_name("crossings", UNTANGLE_AFTER[0])
+    for level, stage in enumerate(AMENDED)
+}
 
 
 class Scorer(Protocol):
@@ -152,18 +159,14 @@ class ClipResult:
 
 def run_clip(
     clip: Clip,
-    gate_answers: NDArray[np.int8],
-    guard: Guard,
     scorer: Scorer,
     policy: Policy,
     extents: Sequence[int] = EXTENTS,
 ) -> ClipResult:
-    """Link one clip through all levels.
+    """Link one clip through all levels, as if nobody had been asked; :mod:`amend` imposes answers on the result.
 
     Args:
         clip: the boxes.
-        gate_answers: (N,) 1 a human said real, 0 said not real (or it is no candidate), -1 nobody said.
-        guard: what humans said of identities in this clip.
         scorer: turns features into logits.
         policy: when links are taken.
         extents: of the levels.
@@ -174,30 +177,27 @@ def run_clip(
     whole = graphs.build(nodes, pairs, motion, clip)
     gate, logits = scorer.detections(whole)
     lasting = graphs.support_of(support, clip.score)
-    keep = ((gate > policy.gate) | _sure(clip, policy) | (gate_answers == 1)) & (gate_answers != 0)
+    keep = (gate > policy.gate) | _sure(clip, policy)
     alive = keep[pairs].all(1)
     node = np.where(keep, np.arange(len(clip)), -1)
     levels: list[Level] = []
     node, record = link_nodes(
-        node, pairs[alive], logits[alive], policy.first_link, guard, scorer, stage_name("level", 0), extents[0]
+        node, pairs[alive], logits[alive], policy.first_link, scorer, stage_name("level", 0), extents[0]
     )
     levels.append(record)
     motion = measure_motion(clip, Members.of(node))
     for level, extent in enumerate(extents[1:], start=1):
-        graph = tracklet_graph(clip, node, lasting, motion, extent, guard)
+        graph = tracklet_graph(clip, node, lasting, motion, extent)
         _, logit = scorer.tracklets(graph, level)
-        node, record = link_nodes(
-            node, graph.edge, logit, policy.link, guard, scorer, stage_name("level", level), extent
-        )
+        node, record = link_nodes(node, graph.edge, logit, policy.link, scorer, stage_name("level", level), extent)
         levels.append(record)
         if level in UNTANGLE_AFTER:
             stage = stage_name("crossings", level)
-            node = untangle(clip, node, lasting, motion, gate_answers == 1, guard, scorer, policy, levels, stage)
-    weak = (node < 0) & (gate > policy.weak) & (gate_answers != 0)
-    node = recover(clip, node, weak, pairs, logits, policy, guard)
-    node = link_weak(clip, node, weak, pairs, logits, lasting, motion, guard, scorer, policy, levels, extents)
-    node = compact(guard.join(node))
-    guard.absorb(node)
+            node = untangle(clip, node, lasting, motion, scorer, policy, levels, stage)
+    weak = (node < 0) & (gate > policy.weak)
+    node = recover(clip, node, weak, pairs, logits, policy)
+    node = link_weak(clip, node, weak, pairs, logits, lasting, motion, scorer, policy, levels, extents)
+    node = compact(node)
     track_gate = gate_tracks(clip, node, gate, lasting, motion, scorer) - policy.track
     return ClipResult(node, gate, track_gate, tuple(levels), motion, support)
 
@@ -253,8 +253,8 @@ def tracklet_graph(
     return graphs.build(nodes, pairs, motion, clip)
 
 
-def cut_contests(clip: Clip, node: Ints, fixed: NDArray[np.bool_]) -> Cuts:
-    """Cut tracklets at close contacts; ``fixed`` (N,) rows are not cut out of what they are in."""
+def cut_contests(clip: Clip, node: Ints) -> Cuts:
+    """Cut tracklets at close contacts."""
     members = Members.of(node)
     owner = node[members.row]
     a, b = clip.pairs.T
@@ -282,9 +282,8 @@ def cut_contests(clip: Clip, node: Ints, fixed: NDArray[np.bool_]) -> Cuts:
     low = np.maximum(low, np.searchsorted(key, key[peak] - reach))
     high = np.minimum(high, np.searchsorted(key, key[peak] + reach, side="right") - 1)
     low, high = np.maximum(low, start[peak]), np.minimum(high, stop[peak] - 1)
-    # Both sides need clear boxes, and what humans said stays together.
-    held = np.concatenate([[0], np.cumsum(fixed[members.row])])
-    good = (low - start[peak] >= 2) & (stop[peak] - 1 - high >= 2) & (held[high + 1] == held[low])
+    # Both sides need clear boxes.
+    good = (low - start[peak] >= 2) & (stop[peak] - 1 - high >= 2)
     low, high, peak = low[good], high[good], peak[good]
     np.add.at(inside, low, 1)
     np.add.at(inside, high + 1, -1)
@@ -310,8 +309,6 @@ def untangle(
     node: Ints,
     lasting: Floats,
     motion: SceneMotion,
-    fixed: NDArray[np.bool_],
-    guard: Guard,
     scorer: Scorer,
     policy: Policy,
     levels: list[Level],
@@ -324,7 +321,7 @@ def untangle(
     candidate too, and the network is told so; it goes only if others fit better. Appends the level's record; returns
     (N,) nodes.
     """
-    cuts = cut_contests(clip, node, fixed)
+    cuts = cut_contests(clip, node)
     if not len(cuts.link):
         return node
     segment, clear = cuts.segment, cuts.clear
@@ -336,8 +333,6 @@ def untangle(
     pairs = pairs[opened[pairs[:, 0]] | begun[pairs[:, 1]]]
     code = np.unique(np.concatenate([pairs, cuts.link]) @ np.array([total, 1]))
     pairs = np.stack([code // total, code % total], axis=1)
-    if guard:
-        pairs = pairs[guard.allowed(segment, pairs) | rows_in(pairs, cuts.link, total)]
     former = np.argsort(cuts.link @ np.array([total, 1]))
     place = np.searchsorted(cuts.link[former] @ np.array([total, 1]), pairs @ np.array([total, 1]))
     place = former[np.minimum(place, len(former) - 1)]
@@ -346,7 +341,7 @@ def untangle(
     _, logit = scorer.tracklets(graph, UNTANGLE_LEVEL)
     # What was one is given up for somebody better, never for nobody: a track was followed through the contest.
     logit = np.where(continued > 0, np.maximum(logit, policy.link + KEPT), logit)
-    merged, record = link_nodes(segment, pairs, logit, policy.link, guard, scorer, stage, UNTANGLE_EXTENT)
+    merged, record = link_nodes(segment, pairs, logit, policy.link, scorer, stage, UNTANGLE_EXTENT)
     levels.append(record)
     return _one_box_a_frame(clip, merged, segment, clear >= 0)
 
@@ -355,7 +350,7 @@ def _one_box_a_frame(clip: Clip, node: Ints, segment: Ints, clear: NDArray[np.bo
     """Where two joined segments both have a box in a frame, a contested one is left out. (N,) nodes.
 
     That happens when two people swap partners and were cut at slightly different frames. Clear boxes of joined segments
-    never share a frame, and what humans said real is never contested.
+    never share a frame.
     """
     rows = np.flatnonzero(node >= 0)
     order = rows[np.lexsort((segment[rows], ~clear[rows], clip.frame[rows], node[rows]))]
@@ -366,9 +361,16 @@ def _one_box_a_frame(clip: Clip, node: Ints, segment: Ints, clear: NDArray[np.bo
 
 
 def link_nodes(
-    node: Ints, edge: Ints, logit: Floats, threshold: float, guard: Guard, scorer: Scorer, stage: str, extent: int
+    node: Ints,
+    edge: Ints,
+    logit: Floats,
+    threshold: float,
+    scorer: Scorer,
+    stage: str,
+    extent: int,
+    guard: Guard | None = None,
 ) -> tuple[Ints, Level]:
-    """Decide one level's edges and merge. (N,) nodes -> (N,) nodes, and the level's record."""
+    """Decide one level's edges and merge, as far as ``guard`` allows. (N,) nodes -> (N,) nodes, the level's record."""
     total = int(node.max(initial=-1)) + 1
     weight = logit - threshold
     if guard and len(edge):
@@ -377,8 +379,10 @@ def link_nodes(
         demanded = rows_in(edge, guard.forced(node), total)
         weight = np.where(demanded, FORCED, weight)
         logit = np.where(demanded, FORCED, logit)
-    taken = guard.check(node, edge, round_links(edge, weight, total), weight)
-    probability = scorer.calibrate(marginals(edge, logit, total), stage)
+    taken = round_links(edge, weight, total)
+    if guard:
+        taken = guard.check(node, edge, taken, weight)
+    probability = scorer.calibrate(marginals(edge, logit, total), LIKE.get(stage, stage))
     record = Level(
         extent,
         node.astype(np.int32),
@@ -395,14 +399,12 @@ def link_nodes(
     return compact(merged), record
 
 
-def recover(
-    clip: Clip, node: Ints, weak: NDArray[np.bool_], pairs: Ints, logit: Floats, policy: Policy, guard: Guard
-) -> Ints:
+def recover(clip: Clip, node: Ints, weak: NDArray[np.bool_], pairs: Ints, logit: Floats, policy: Policy) -> Ints:
     """Give weak detections to the tracks that they continue. (N,) nodes.
 
     Links of strong detections must not be led astray by weak ones, so those come last: where a track breaks off, chains
     of weak detections that hang on it frame by frame become part of it. A chain between two tracks belongs to the
-    earlier one. Tracks that answers speak of keep out of this.
+    earlier one.
     """
     a, b = pairs.T
     follows, precedes = np.zeros(len(node), bool), np.zeros(len(node), bool)
@@ -423,10 +425,7 @@ def recover(
     before[node >= 0] = after[node >= 0] = np.flatnonzero(node >= 0)
     owner = node[chain_ends(before)]
     owner = np.where(owner >= 0, owner, node[chain_ends(after)])
-    weak = weak.copy()
-    weak[guard.rows] = False
     rows = np.flatnonzero(weak & (owner >= 0))
-    rows = rows[~np.isin(owner[rows], node[guard.rows])]
     out = node.copy()
     key = owner * (clip.num_frames + 1) + clip.frame
     rows = rows[~np.isin(key[rows], (node * (clip.num_frames + 1) + clip.frame)[node >= 0])]
@@ -443,7 +442,6 @@ def link_weak(
     logit: Floats,
     lasting: Floats,
     motion: SceneMotion,
-    guard: Guard,
     scorer: Scorer,
     policy: Policy,
     levels: list[Level],
@@ -455,16 +453,15 @@ def link_weak(
     it; one beside a detection of a track is its second box. Appends a record per level.
     """
     free = weak & (node < 0)
-    free[guard.rows] = False
     a, b = clip.pairs[clip.pair_iou > policy.second].T
     free[a[node[b] >= 0]] = free[b[node[a] >= 0]] = False
-    node, free = _into_gaps(clip, node, free, guard)
+    node, free = _into_gaps(clip, node, free)
     if not free.any():
         return node
     inside = free[pairs].all(1)
     chain = np.where(free, np.cumsum(free) - 1, -1)
     edge, stage = chain[pairs[inside]], stage_name("weak", 0)
-    chain, record = link_nodes(chain, edge, logit[inside], policy.weak_link, guard, scorer, stage, extents[0])
+    chain, record = link_nodes(chain, edge, logit[inside], policy.weak_link, scorer, stage, extents[0])
     levels.append(record)
     lone = np.bincount(chain[chain >= 0]) < 2
     late = (chain >= 0) & ~lone[chain]
@@ -472,20 +469,20 @@ def link_weak(
         return node
     node = compact(np.where(late, chain + int(node.max(initial=-1)) + 1, node))
     for level in WEAK_LEVELS[1:]:
-        graph = tracklet_graph(clip, node, lasting, motion, extents[level], guard)
+        graph = tracklet_graph(clip, node, lasting, motion, extents[level])
         _, logit = scorer.tracklets(graph, level)
         new = np.bincount(node[late], minlength=len(graph.x)) > 0
         some = new[graph.edge].any(1)
         edge, stage = graph.edge[some], stage_name("weak", level)
-        node, record = link_nodes(node, edge, logit[some], policy.link, guard, scorer, stage, extents[level])
+        node, record = link_nodes(node, edge, logit[some], policy.link, scorer, stage, extents[level])
         levels.append(record)
     return node
 
 
-def _into_gaps(clip: Clip, node: Ints, free: NDArray[np.bool_], guard: Guard) -> tuple[Ints, NDArray[np.bool_]]:
+def _into_gaps(clip: Clip, node: Ints, free: NDArray[np.bool_]) -> tuple[Ints, NDArray[np.bool_]]:
     """Give free detections where a track passes in a gap to that track. (N,) nodes and (N,) still free.
 
-    What lies beside the track's place is neither given to it nor free any more. Tracks that answers speak of stay.
+    What lies beside the track's place is neither given to it nor free any more.
     """
     filled = fill(clip, node, clip.box)
     gap = np.flatnonzero((filled.row < 0) & (filled.gap < GAP_SECONDS * clip.fps))
@@ -495,7 +492,7 @@ def _into_gaps(clip: Clip, node: Ints, free: NDArray[np.bool_], guard: Guard) ->
     iou = iou_pairs(to_corners(filled.box[place]), to_corners(clip.box[row]))
     left = free.copy()
     left[row[iou > BESIDE]] = False
-    good = (iou > SAME_PLACE) & ~np.isin(filled.track[place], node[guard.rows])
+    good = iou > SAME_PLACE
     place, row, iou = place[good], row[good], iou[good]
     best = smallest_in_group(place, -iou) & smallest_in_group(row, -iou)
     out = node.copy()

@@ -24,9 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from spam_cvat.answers import Clamps
 from spam_cvat.hierarchy import graph as graphs
-from spam_cvat.hierarchy.assignment import Guard, People
 from spam_cvat.hierarchy.calibration import fit_platt, logit
 from spam_cvat.hierarchy.geometry import Clip
 from spam_cvat.hierarchy.graph import Graph
@@ -148,8 +146,7 @@ def training_scene(seed: int, config: PretrainConfig) -> tuple[Clip, NDArray[np.
 def samples_of(clip: Clip, identity: NDArray[np.int64], scorer: Scorer, policy: Policy) -> list[Sample]:
     """Every level's graph of one clip, with labels."""
     recorder = Recorder(scorer)
-    none = Clamps.none(len(clip))
-    run_clip(clip, none.gate, Guard(People(none, clip.frame), clip.frame), recorder, policy)
+    run_clip(clip, recorder, policy)
     out = []
     for graph, level in recorder.seen:
         real = identity > 0 if level == 0 else _majority(graph.node, identity)
@@ -281,8 +278,7 @@ def state(task: Task) -> list[Stated]:
         return []
     networks = from_bytes(task.weights)
     scorer = replace(networks, calibration=replace(networks.calibration, joint={}))
-    none = Clamps.none(len(clip))
-    result = run_clip(clip, none.gate, Guard(People(none, clip.frame), clip.frame), scorer, Policy())
+    result = run_clip(clip, scorer, Policy())
     return [
         (
             level.stage,
