@@ -1,5 +1,7 @@
 """Answers are imposed on what was linked without them: what nobody spoke of stays as it was."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -35,6 +37,14 @@ def _ids(scene: Scene, *rows: int) -> tuple[int, ...]:
 def test_answers_that_agree_change_nobody(dance: Scene, free: Annotation) -> None:
     answers = [Answer("same", _ids(dance, *sorted(rows))) for rows in _members(free)]
     assert _members(annotate(dance.detections, warps=dance.warps, answers=answers)) == _members(free)
+
+
+def test_who_is_called_different_from_others_keeps_all_boxes() -> None:
+    config = preset("dance", num_frames=120, people=10)
+    scene = generate_scene(4, replace(config, detector=replace(config.detector, base=2.2)))
+    before = _members(annotate(scene.detections, warps=scene.warps))
+    answers = [Answer("different", _ids(scene, min(before[0]), max(other))) for other in before[1:5]]
+    assert _members(annotate(scene.detections, warps=scene.warps, answers=answers)) == before
 
 
 @pytest.mark.parametrize("number", range(4))
