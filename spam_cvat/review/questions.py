@@ -264,18 +264,16 @@ def _confirmed(question: Question) -> list[_Meaning]:
 
 
 def _switched(question: Question, moment: int) -> list[_Meaning]:
-    """What the boxes show changes between the moments ``moment - 1`` and ``moment``: cut there.
+    """What the boxes show changes between the moments ``moment - 1`` and ``moment``: those two are different.
 
-    Whether what comes before is a person is not said, since it can be background that a person walks out of.
+    At which box between them it changes nobody saw; the engine parts them at the link that it believes least. Whether
+    what comes before is a person is not said either, since it can be background that a person walks out of.
     """
-    out: list[_Meaning] = [("different", (question.moments[moment - 1], question.moments[moment]), None)]
-    if question.cuts:
-        out.insert(0, ("split", question.cuts[moment - 1], None))
-    return out
+    return [("different", (question.moments[moment - 1], question.moments[moment]), None)]
 
 
 def _places(question: Question, detections: Detections) -> dict[int, tuple[float, float, float, float, float]]:
-    ids = {*question.subject, *question.moments, *(i for pair in question.cuts for i in pair)}
+    ids = {*question.subject, *question.moments}
     ids |= {rows[0] for rows in question.candidates}
     wanted = np.flatnonzero(np.isin(detections.id, np.fromiter(ids, np.uint64, len(ids))))
     boxes = detections.box[wanted].astype(float).round(1).tolist()
