@@ -46,6 +46,16 @@ class Level:
     decision: NDArray[np.bool_]
     stage: str = ""
 
+    def boxes(self) -> NDArray[np.int64]:
+        """Each edge as two detections, the last of its earlier node and the first of its later one. (E, 2) rows."""
+        rows = np.flatnonzero(self.node >= 0)
+        node = self.node[rows]
+        last, first = np.zeros((2, int(node.max(initial=-1)) + 1), np.int64)
+        # Rows ascend in time, so the last assignment per node is its last box; reversed, its first.
+        last[node] = rows
+        first[node[::-1]] = rows[::-1]
+        return np.stack([last[self.edge[:, 0]], first[self.edge[:, 1]]], axis=1)
+
 
 LEVEL_ARRAYS = ("node", "edge", "raw", "probability", "decision")
 

@@ -106,24 +106,12 @@ def _links_of(node: Ints, levels: tuple[Level, ...]) -> _Links:
     wanted = link @ np.array([len(node), 1])
     belief = np.full(len(link), UNKNOWN)
     for level in levels:  # the last that knows a link counts
-        key, probability = _edges_of(level)
+        key = level.boxes() @ np.array([len(node), 1])
         if len(key):
-            place = np.minimum(np.searchsorted(key, wanted), len(key) - 1)
-            belief = np.where(key[place] == wanted, probability[place], belief)
+            order = np.argsort(key)
+            place = order[np.minimum(np.searchsorted(key, wanted, sorter=order), len(key) - 1)]
+            belief = np.where(key[place] == wanted, level.probability[place], belief)
     return _Links(link, node[link[:, 0]], belief)
-
-
-def _edges_of(level: Level) -> tuple[Ints, Floats]:
-    """A level's edges as pairs of boxes, coded as last row x N + first row, ascending, and their probabilities."""
-    rows = np.flatnonzero(level.node >= 0)
-    node = level.node[rows]
-    last, first = np.zeros((2, int(node.max(initial=-1)) + 1), np.int64)
-    # Rows ascend in time, so the last assignment per node is its last box; reversed, its first.
-    last[node] = rows
-    first[node[::-1]] = rows[::-1]
-    key = last[level.edge[:, 0]] * len(level.node) + first[level.edge[:, 1]]
-    order = np.argsort(key)
-    return key[order], level.probability[order].astype(np.float64)
 
 
 def _judged_again(clip: Clip, links: _Links, kept: Mask) -> Mask:

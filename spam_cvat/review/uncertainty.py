@@ -83,22 +83,12 @@ class Edges:
 
 def candidate_edges(annotation: Annotation) -> Edges:
     """All candidate edges of the hierarchy as pairs of boxes, each once."""
-    last, first, probability = [], [], []
-    for level in annotation.levels:
-        rows = np.flatnonzero(level.node >= 0)
-        node = level.node[rows]
-        count = int(node.max(initial=-1)) + 1
-        # Rows ascend in time, so the last assignment per node is its last box; reversed, its first.
-        ends, starts = np.zeros(count, np.int64), np.zeros(count, np.int64)
-        ends[node] = rows
-        starts[node[::-1]] = rows[::-1]
-        last.append(ends[level.edge[:, 0]])
-        first.append(starts[level.edge[:, 1]])
-        probability.append(level.probability.astype(np.float64))
-    if not last:
+    if not annotation.levels:
         return Edges(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
     # Reversed, so that np.unique's first occurrence is the highest level.
-    a, b, p = np.concatenate(last[::-1]), np.concatenate(first[::-1]), np.concatenate(probability[::-1])
+    levels = annotation.levels[::-1]
+    a, b = np.concatenate([level.boxes() for level in levels]).T
+    p = np.concatenate([level.probability.astype(np.float64) for level in levels])
     _, unique = np.unique(a * (1 << 32) + b, return_index=True)
     return Edges(a[unique], b[unique], p[unique])
 
