@@ -240,6 +240,12 @@ class Loop:
         return self.sequence.ground_truth.tracks()
 
     @property
+    def _visible(self) -> Tracks:
+        """Everybody whom an annotator sees, those whom scores leave out among them."""
+        assert self.sequence.ground_truth is not None
+        return self.sequence.ground_truth.tracks(unscored=True)
+
+    @property
     def _full(self) -> float:
         """Clicks of full manual work."""
         return CLICKS_PER_BOX * len(self._people)
@@ -270,7 +276,7 @@ class Loop:
         annotation = place.annotation()
         if annotation is None:
             raise SpamError(f"{place.location} holds no annotation")
-        annotator = SimulatedAnnotator(self._people, annotation.detections, self.error_rate)
+        annotator = SimulatedAnnotator(self._visible, annotation.detections, self.error_rate)
         review = next(review for review in load_reviews(place) if review.task == review_task)
 
         def reply(question: Question) -> Reply:

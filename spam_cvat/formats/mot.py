@@ -66,14 +66,14 @@ class GroundTruth:
         video = replace(self.video, num_frames=max(stop - start, 0))
         return replace(cut, video=video, frame=(cut.frame - start).astype(np.int32))
 
-    def tracks(self, classes: Rows[int] = (PEDESTRIAN,)) -> Tracks:
+    def tracks(self, classes: Rows[int] = (PEDESTRIAN,), *, unscored: bool = False) -> Tracks:
         """The rows to be scored, of the classes named, as Tracks of one label.
 
-        Rows of confidence 0 and boxes without area are left out; identities are kept, or moved up together where the
-        file counts them from 0.
+        Boxes without area are left out, and rows of confidence 0 too unless ``unscored``: somebody is there as well,
+        but scores do not count him. Identities are kept, or moved up together where the file counts them from 0.
         """
         solid = (self.box[:, 2:] > self.box[:, :2]).all(1)
-        kept = self.select((self.confidence != 0) & np.isin(self.category, classes) & solid)
+        kept = self.select(((self.confidence != 0) | unscored) & np.isin(self.category, classes) & solid)
         return Tracks.create(self.video, kept.frame, kept.id + _shift(kept.id), kept.box)
 
 

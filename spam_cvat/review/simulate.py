@@ -50,8 +50,14 @@ class Case:
 
     @property
     def people(self) -> Tracks:
-        """The ground truth's people alone."""
+        """The people whom scores count."""
         return self.ground_truth.tracks() if isinstance(self.ground_truth, GroundTruth) else self.ground_truth
+
+    @property
+    def visible(self) -> Tracks:
+        """Everybody whom an annotator sees, those whom scores leave out among them."""
+        truth = self.ground_truth
+        return truth.tracks(unscored=True) if isinstance(truth, GroundTruth) else truth
 
 
 @dataclass(frozen=True)
@@ -135,7 +141,7 @@ class Simulation:
         self.answers = [[] for _ in self.cases]
         self.annotations = [self._annotate(index) for index in range(len(self.cases))]
         self._annotators = [
-            SimulatedAnnotator(case.people, case.detections, self.error_rate, self.seed) for case in self.cases
+            SimulatedAnnotator(case.visible, case.detections, self.error_rate, self.seed) for case in self.cases
         ]
 
     @property

@@ -183,6 +183,7 @@ def test_ground_truth_keeps_every_row_and_tracks_only_what_is_scored(write):
     assert truth.category.tolist() == [1, 1, 7, 1]
     assert truth.visibility.tolist() == [0.9, 1, 1, 1]
     assert truth.tracks().track.tolist() == [1]
+    assert truth.tracks(unscored=True).track.tolist() == [1, 2]
     assert truth.tracks(classes=(1, 7)).track.tolist() == [1, 3]
     assert truth.window(1, 2).frame.tolist() == [0]
 
