@@ -1,7 +1,8 @@
 """Calibration: how far stated probabilities are from observed frequencies, gate and edges of each level.
 
 In: generated scenes that training has not seen, the MOT17 first halves, DanceTrack val (measured only). Out: a row per
-data set and quantity with the expected calibration error over 15 bins, and how many nodes or edges it was taken over.
+data set and quantity with the expected calibration error over 15 bins, how many nodes or edges it was taken over, and
+the floor: what the error would be on the mean for so many of them if every probability meant exactly what it says.
 An edge is true when its ends belong to one person and nobody of that person lies between; distractors do not count.
 
     python -m benchmarks.calibration --out DIR [--json] [--data generated]
@@ -26,6 +27,7 @@ from spam_cvat.training.synthetic import generate_scene, random_config
 DATA = ("generated", "mot17-first", "dancetrack")
 SCENES, FRAMES, FIRST_SEED = 40, 150, 900_000
 IGNORED = -1
+DRAWS = 50
 
 
 def annotated(data: str, weights: Path | None) -> Iterator[tuple[Annotation, NDArray[np.int64]]]:
@@ -44,6 +46,13 @@ def annotated(data: str, weights: Path | None) -> Iterator[tuple[Annotation, NDA
         assert truth is not None
         row, _ = true_identities(result, truth)
         yield result, np.where(row == -2, IGNORED, identities(row, truth))
+
+
+def floor_of(probability: NDArray[np.float64]) -> float:
+    """Mean error of probabilities that are exactly right, from chance alone: outcomes are drawn from them."""
+    rng = np.random.default_rng(0)
+    draws = [rng.random(len(probability)) < probability for _ in range(DRAWS)]
+    return float(np.mean([expected_calibration_error(probability, drawn) for drawn in draws]))
 
 
 def rows_of(data: str, weights: Path | None) -> list[Row]:
@@ -68,6 +77,7 @@ def rows_of(data: str, weights: Path | None) -> list[Row]:
                 "data": data,
                 "variant": name,
                 "ece": round(expected_calibration_error(p, t), 4),
+                "floor": round(floor_of(p), 4),
                 "count": len(p),
                 "stated": round(float(p.mean()), 4) if len(p) else 0.0,
                 "true": round(float(t.mean()), 4) if len(t) else 0.0,
