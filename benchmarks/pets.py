@@ -53,6 +53,7 @@ from spam_cvat.formats.mot import read_sequence, write_tracks
 from spam_cvat.review.oracle import SimulatedAnnotator
 from spam_cvat.review.questions import Question, Reply, cost
 from spam_cvat.review.selection import CLICKS_PER_BOX
+from spam_cvat.review.simulate import Case
 from spam_cvat.tracks import Tracks
 
 DATA = "PETS09-S2L1"
@@ -235,20 +236,9 @@ class Loop:
         return read_tracks(conn, info, known).tracks.relabelled()
 
     @property
-    def _people(self) -> Tracks:
-        assert self.sequence.ground_truth is not None
-        return self.sequence.ground_truth.tracks()
-
-    @property
-    def _visible(self) -> Tracks:
-        """Everybody whom an annotator sees, those whom scores leave out among them."""
-        assert self.sequence.ground_truth is not None
-        return self.sequence.ground_truth.tracks(unscored=True)
-
-    @property
     def _full(self) -> float:
         """Clicks of full manual work."""
-        return CLICKS_PER_BOX * len(self._people)
+        return CLICKS_PER_BOX * len(Case.of(self.sequence).people)
 
     def _review(self, server: CvatStandin, conn: Connection, store: Store, task: int) -> None:
         """Ask, answer in the jobs, bring home; as often as there are rounds, or until nothing is left to ask.
@@ -276,7 +266,7 @@ class Loop:
         annotation = place.annotation()
         if annotation is None:
             raise SpamError(f"{place.location} holds no annotation")
-        annotator = SimulatedAnnotator(self._visible, annotation.detections, self.error_rate)
+        annotator = SimulatedAnnotator(Case.of(self.sequence).visible, annotation.detections, self.error_rate)
         review = next(review for review in load_reviews(place) if review.task == review_task)
 
         def reply(question: Question) -> Reply:

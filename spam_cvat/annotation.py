@@ -9,7 +9,7 @@ import json
 import os
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from spam_cvat.errors import InputError
 from spam_cvat.tracks import Tracks
 
 FORMAT_VERSION = 1
+# Links that no edge speaks for (made where clips are stitched, or by an older file) are believed this much.
+UNKNOWN_LINK = 0.9
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,49 @@ class Level:
         last[node] = rows
         first[node[::-1]] = rows[::-1]
         return np.stack([last[self.edge[:, 0]], first[self.edge[:, 1]]], axis=1)
+
+
+@dataclass(frozen=True)
+class Edges:
+    """Candidate edges of all levels as pairs of boxes: the last of the earlier node, the first of the later one.
+
+    Attributes:
+        last: (E,) rows.
+        first: (E,) rows.
+        probability: (E,) of the highest level that weighed this very pair: it saw the most context.
+    """
+
+    last: NDArray[np.int64]
+    first: NDArray[np.int64]
+    probability: NDArray[np.float64]
+
+    def lookup(self, last: NDArray[np.int64], first: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Probability of each pair asked for, NaN where no edge speaks of it. (K,), (K,) -> (K,)."""
+        out = np.full(len(last), np.nan)
+        if len(self.last):
+            key = self.last * (1 << 32) + self.first
+            order = np.argsort(key)
+            wanted = last.astype(np.int64) * (1 << 32) + first
+            place = np.minimum(np.searchsorted(key, wanted, sorter=order), len(key) - 1)
+            hit = key[order[place]] == wanted
+            out[hit] = self.probability[order[place[hit]]]
+        return out
+
+    def belief(self, last: NDArray[np.int64], first: NDArray[np.int64]) -> NDArray[np.float64]:
+        """The same, with :data:`UNKNOWN_LINK` where no edge speaks of a pair."""
+        probability = self.lookup(last, first)
+        return np.where(np.isnan(probability), UNKNOWN_LINK, probability)
+
+
+def candidate_edges(levels: Sequence[Level]) -> Edges:
+    """All candidate edges of the hierarchy as pairs of boxes, each once."""
+    if not levels:
+        return Edges(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
+    # Reversed, so that np.unique's first occurrence is the highest level.
+    a, b = np.concatenate([level.boxes() for level in reversed(levels)]).T
+    p = np.concatenate([level.probability.astype(np.float64) for level in reversed(levels)])
+    _, unique = np.unique(a * (1 << 32) + b, return_index=True)
+    return Edges(a[unique], b[unique], p[unique])
 
 
 LEVEL_ARRAYS = ("node", "edge", "raw", "probability", "decision")

@@ -111,9 +111,10 @@ def _linked(
         said = clamps.gate[low:high]
         # What is found without answers must not depend on them, so boxes that only an answer lets in wait.
         seen = np.flatnonzero(window.score >= config.min_score)
-        part = run_clip(Clip.create(window.select(seen), motion), scorer, policy)
+        whole = Clip.create(window, motion)
+        alone = whole if len(seen) == len(window) else Clip.create(window.select(seen), motion)
+        part = run_clip(alone, scorer, policy)
         if guard or (said >= 0).any():
-            whole = Clip.create(window, motion)
             part = amend(whole, _spread(part, seen, len(window)), said, guard, scorer, policy)
         parts.append(part)
     return join_clips(candidates, warps, parts, people, scorer, policy)

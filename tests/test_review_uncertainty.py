@@ -2,12 +2,10 @@ import numpy as np
 import pytest
 from review_scenes import annotated, detected, lane, people
 
-from spam_cvat.annotation import Level
+from spam_cvat.annotation import UNKNOWN_LINK, Level, candidate_edges
 from spam_cvat.answers import Answer, Clamps, resolve
 from spam_cvat.review.uncertainty import (
-    UNKNOWN_LINK,
     binary_entropy,
-    candidate_edges,
     gate_entropy,
     join_gain,
     links,
@@ -50,7 +48,7 @@ def test_rows_take_the_larger_of_gate_and_links():
 def test_links_take_their_belief_from_the_edges():
     rows = lane(DETECTIONS, 0)
     annotation = annotated(DETECTIONS, [rows[:30], rows[30:]], weak={(rows[3], rows[4]): 0.6})
-    found = links(annotation, candidate_edges(annotation), Clamps.none(len(DETECTIONS)))
+    found = links(annotation, candidate_edges(annotation.levels), Clamps.none(len(DETECTIONS)))
     assert len(found.earlier) == 58
     assert found.probability[3] == pytest.approx(0.6)
     assert found.probability[4] > 0.99
@@ -61,7 +59,7 @@ def test_links_without_an_edge_are_believed_a_little_and_answered_ones_fully():
     annotation = annotated(DETECTIONS, [rows[:30]])
     bare = annotated(DETECTIONS, [[rows[0], rows[9]]])
     clamps = resolve([Answer("same", (int(DETECTIONS.id[rows[3]]), int(DETECTIONS.id[rows[4]])))], DETECTIONS)
-    edges = candidate_edges(annotation)
+    edges = candidate_edges(annotation.levels)
     assert links(bare, edges, clamps).probability.tolist() == [UNKNOWN_LINK]
     assert links(annotation, edges, clamps).probability[3] == 1
 
@@ -74,7 +72,7 @@ def test_the_highest_level_speaks_for_a_pair():
     p = np.array([0.8], np.float32)
     higher = Level(4, node, pair, p, p, np.array([True]))
     annotation = type(annotation)(DETECTIONS, annotation.gate, (*annotation.levels, higher), annotation.tracks)
-    edges = candidate_edges(annotation)
+    edges = candidate_edges(annotation.levels)
     assert edges.lookup(np.array([rows[3]]), np.array([rows[4]])) == pytest.approx(0.8)
     assert np.isnan(edges.lookup(np.array([rows[3]]), np.array([rows[9]]))).all()
 
@@ -87,7 +85,7 @@ def test_edges_of_tracklets_are_pairs_of_their_outer_boxes():
     level = Level(32, node, np.array([[0, 1]], np.int32), p, p, np.array([True]))
     annotation = annotated(DETECTIONS, [first + second])
     annotation = type(annotation)(DETECTIONS, annotation.gate, (level,), annotation.tracks)
-    edges = candidate_edges(annotation)
+    edges = candidate_edges(annotation.levels)
     assert (edges.last.tolist(), edges.first.tolist()) == ([first[-1]], [second[0]])
 
 

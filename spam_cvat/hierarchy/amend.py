@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from spam_cvat.annotation import Level
+from spam_cvat.annotation import Level, candidate_edges
 from spam_cvat.hierarchy import graph as graphs
 from spam_cvat.hierarchy.assignment import Guard, follow
 from spam_cvat.hierarchy.geometry import Clip
@@ -22,15 +22,13 @@ from spam_cvat.hierarchy.grouping import compact
 from spam_cvat.hierarchy.levels import (
     AMENDED,
     EXTENTS,
-    KEPT,
     UNTANGLE_EXTENT,
-    UNTANGLE_LEVEL,
     ClipResult,
     Policy,
     Scorer,
     gate_tracks,
+    judge_again,
     link_nodes,
-    rows_in,
     tracklet_graph,
 )
 from spam_cvat.hierarchy.motion_fit import Members
@@ -39,8 +37,6 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
-# Belief in a link that no candidate edge speaks of.
-UNKNOWN = 0.9
 # Links of a track that are believed less than this and lie so many seconds or less from where an answer broke it are
 # judged again: who was mistaken for somebody else for a moment leaves two wrong links, and one answer tells of one.
 DOUBTFUL, NEAR_SECONDS = 0.9, 1.0
@@ -90,10 +86,10 @@ def amend(
     starts[links.row[~kept | again, 1]] = True
     piece = np.where(own >= 0, follow(links.row, kept & ~again, len(clip)), -1)
     piece = compact(guard.join(piece))
-    relink = _Relinking(clip, free, ends, starts, guard, scorer, policy)
+    lasting = graphs.support_of(free.support, clip.score)
+    relink = _Relinking(clip, free, lasting, ends, starts, guard, scorer, policy)
     piece, levels = relink(piece, links.row[again])
     guard.absorb(piece)
-    lasting = graphs.support_of(free.support, clip.score)
     track_gate = gate_tracks(clip, piece, free.gate, lasting, free.motion, scorer) - policy.track
     return replace(free, node=piece, track_gate=track_gate, levels=(*free.levels, *levels))
 
@@ -102,16 +98,9 @@ def _links_of(node: Ints, levels: tuple[Level, ...]) -> _Links:
     """Successive boxes of each node. (N,) nodes -> K links."""
     row = Members.of(compact(node)).row
     joined = np.flatnonzero(np.diff(node[row]) == 0)
-    link = np.stack([row[joined], row[joined + 1]], axis=1)
-    wanted = link @ np.array([len(node), 1])
-    belief = np.full(len(link), UNKNOWN)
-    for level in levels:  # the last that knows a link counts
-        key = level.boxes() @ np.array([len(node), 1])
-        if len(key):
-            order = np.argsort(key)
-            place = order[np.minimum(np.searchsorted(key, wanted, sorter=order), len(key) - 1)]
-            belief = np.where(key[place] == wanted, level.probability[place], belief)
-    return _Links(link, node[link[:, 0]], belief)
+    earlier, later = row[joined], row[joined + 1]
+    belief = candidate_edges(levels).belief(earlier, later)
+    return _Links(np.stack([earlier, later], axis=1), node[earlier], belief)
 
 
 def _judged_again(clip: Clip, links: _Links, kept: Mask) -> Mask:
@@ -135,12 +124,14 @@ class _Relinking:
     """Links pieces at their open ends, by the network of untangling first, then level by level.
 
     Attributes:
+        lasting: (N,) what each row's confidence is worth.
         ends: (N,) rows after which somebody may go on elsewhere.
         starts: (N,) rows before which somebody may have been elsewhere.
     """
 
     clip: Clip
     free: ClipResult
+    lasting: Floats
     ends: Mask
     starts: Mask
     guard: Guard
@@ -150,18 +141,17 @@ class _Relinking:
     def __call__(self, piece: Ints, again: Ints) -> tuple[Ints, list[Level]]:
         """Link pieces; ``again`` (K, 2) rows were linked. (N,) pieces -> (N,) nodes and the records."""
         levels: list[Level] = []
-        lasting = graphs.support_of(self.free.support, self.clip.score)
-        for level in (UNTANGLE_LEVEL, *range(1, len(EXTENTS))):
+        for level, stage in enumerate(AMENDED):
             members = Members.of(piece)
             ends, starts = self.ends[members.last], self.starts[members.first]
             if not (ends.any() or starts.any()):
                 break
-            if level == UNTANGLE_LEVEL:
-                extent, stage = UNTANGLE_EXTENT, AMENDED[0]
-                graph, logit = self._judge_again(piece, piece[again], lasting)
+            if level == 0:
+                extent = UNTANGLE_EXTENT
+                graph, logit = self._judge_again(piece, piece[again])
             else:
-                extent, stage = EXTENTS[level], AMENDED[level]
-                graph = tracklet_graph(self.clip, piece, lasting, self.free.motion, extent, self.guard)
+                extent = EXTENTS[level]
+                graph = tracklet_graph(self.clip, piece, self.lasting, self.free.motion, extent, self.guard)
                 _, logit = self.scorer.tracklets(graph, level)
             either = ends[graph.edge[:, 0]] | starts[graph.edge[:, 1]]
             edge, logit = graph.edge[either], logit[either]
@@ -169,18 +159,15 @@ class _Relinking:
             levels.append(record)
         return piece, levels
 
-    def _judge_again(self, piece: Ints, former: Ints, lasting: Floats) -> tuple[Graph, Floats]:
+    def _judge_again(self, piece: Ints, former: Ints) -> tuple[Graph, Floats]:
         """All candidates over short gaps and ``former`` (K, 2) links, which go only if others fit better."""
         members = Members.of(piece)
-        total = len(members)
         # What answers joined across a link that is judged again leaves nothing to judge.
         ended, began = self.clip.frame[members.last], self.clip.frame[members.first]
         former = former[ended[former[:, 0]] < began[former[:, 1]]]
-        nodes, _ = graphs.tracklet_nodes(self.clip, piece, lasting)
+        former = former[self.guard.allowed(piece, former)]
+        nodes, _ = graphs.tracklet_nodes(self.clip, piece, self.lasting)
         pairs = graphs.tracklet_pairs(nodes, self.free.motion, self.clip, UNTANGLE_EXTENT)
-        pairs = np.unique(np.concatenate([pairs, former]), axis=0)
         pairs = pairs[self.guard.allowed(piece, pairs)]
-        was = rows_in(pairs, former, total)
-        graph = graphs.build(nodes, pairs, self.free.motion, self.clip, np.where(was, CONTEST, 0.0))
-        _, logit = self.scorer.tracklets(graph, UNTANGLE_LEVEL)
-        return graph, np.where(was, np.maximum(logit, self.policy.link + KEPT), logit)
+        contest = np.full(len(former), CONTEST)
+        return judge_again(self.clip, nodes, pairs, former, contest, self.free.motion, self.scorer, self.policy)

@@ -17,7 +17,7 @@ from spam_cvat.hierarchy import graph as graphs
 from spam_cvat.hierarchy.assignment import FORCED, Guard, follow, marginals, round_links
 from spam_cvat.hierarchy.filling import fill
 from spam_cvat.hierarchy.geometry import Clip, to_corners
-from spam_cvat.hierarchy.graph import Graph
+from spam_cvat.hierarchy.graph import Graph, Nodes
 from spam_cvat.hierarchy.grouping import chain_ends, compact, pair_ranges, smallest_in_group
 from spam_cvat.hierarchy.motion_fit import Members, SceneMotion, measure_motion
 
@@ -331,19 +331,35 @@ def untangle(
     opened, begun = np.zeros(total, bool), np.zeros(total, bool)
     opened[cuts.link[:, 0]] = begun[cuts.link[:, 1]] = True
     pairs = pairs[opened[pairs[:, 0]] | begun[pairs[:, 1]]]
-    code = np.unique(np.concatenate([pairs, cuts.link]) @ np.array([total, 1]))
-    pairs = np.stack([code // total, code % total], axis=1)
-    former = np.argsort(cuts.link @ np.array([total, 1]))
-    place = np.searchsorted(cuts.link[former] @ np.array([total, 1]), pairs @ np.array([total, 1]))
-    place = former[np.minimum(place, len(former) - 1)]
-    continued = np.where((cuts.link[place] == pairs).all(1), cuts.contest[place], 0.0)
-    graph = graphs.build(nodes, pairs, motion, clip, continued)
-    _, logit = scorer.tracklets(graph, UNTANGLE_LEVEL)
-    # What was one is given up for somebody better, never for nobody: a track was followed through the contest.
-    logit = np.where(continued > 0, np.maximum(logit, policy.link + KEPT), logit)
-    merged, record = link_nodes(segment, pairs, logit, policy.link, scorer, stage, UNTANGLE_EXTENT)
+    graph, logit = judge_again(clip, nodes, pairs, cuts.link, cuts.contest, motion, scorer, policy)
+    merged, record = link_nodes(segment, graph.edge, logit, policy.link, scorer, stage, UNTANGLE_EXTENT)
     levels.append(record)
     return _one_box_a_frame(clip, merged, segment, clear >= 0)
+
+
+def judge_again(
+    clip: Clip,
+    nodes: Nodes,
+    pairs: Ints,
+    former: Ints,
+    contest: Floats,
+    motion: SceneMotion,
+    scorer: Scorer,
+    policy: Policy,
+) -> tuple[Graph, Floats]:
+    """The graph of ``pairs`` (E, 2) and ``former`` (K, 2) links of nodes, each once, and what the network says of it.
+
+    It is told of the closest contact, (K,) IoU, through which each former link went.
+    """
+    total = len(nodes.first)
+    base = np.array([total, 1])
+    code = np.unique(np.concatenate([pairs, former]) @ base)
+    continued = np.zeros(len(code))
+    continued[np.searchsorted(code, former @ base)] = contest
+    graph = graphs.build(nodes, np.stack([code // total, code % total], axis=1), motion, clip, continued)
+    _, logit = scorer.tracklets(graph, UNTANGLE_LEVEL)
+    # What was one is given up for somebody better, never for nobody: a track was followed through the contest.
+    return graph, np.where(continued > 0, np.maximum(logit, policy.link + KEPT), logit)
 
 
 def _one_box_a_frame(clip: Clip, node: Ints, segment: Ints, clear: NDArray[np.bool_]) -> Ints:
@@ -382,21 +398,28 @@ def link_nodes(
     taken = round_links(edge, weight, total)
     if guard:
         taken = guard.check(node, edge, taken, weight)
-    probability = scorer.calibrate(marginals(edge, logit, total), LIKE.get(stage, stage))
-    record = Level(
-        extent,
-        node.astype(np.int32),
-        edge.astype(np.int32),
-        (1 / (1 + np.exp(-np.clip(logit, -50, 50)))).astype(np.float32),
-        probability.astype(np.float32),
-        taken,
-        stage,
-    )
+    record = record_of(node, edge, logit, taken, scorer, stage, extent)
     merged = node.copy()
     if total:
         component = follow(edge, taken, total)
         merged[node >= 0] = component[node[node >= 0]]
     return compact(merged), record
+
+
+def record_of(
+    node: Ints, edge: Ints, logit: Floats, taken: NDArray[np.bool_], scorer: Scorer, stage: str, extent: int
+) -> Level:
+    """What a stage weighed and decided, with probabilities under the constraints."""
+    joint = marginals(edge, logit, int(node.max(initial=-1)) + 1)
+    return Level(
+        extent,
+        node.astype(np.int32),
+        edge.astype(np.int32),
+        (1 / (1 + np.exp(-np.clip(logit, -50, 50)))).astype(np.float32),
+        scorer.calibrate(joint, LIKE.get(stage, stage)).astype(np.float32),
+        taken,
+        stage,
+    )
 
 
 def recover(clip: Clip, node: Ints, weak: NDArray[np.bool_], pairs: Ints, logit: Floats, policy: Policy) -> Ints:

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from spam_cvat.annotation import Level
 from spam_cvat.detections import Detections
 from spam_cvat.hierarchy import graph as graphs
-from spam_cvat.hierarchy.assignment import Guard, People, follow, marginals, round_links
+from spam_cvat.hierarchy.assignment import Guard, People, follow, round_links
 from spam_cvat.hierarchy.geometry import Clip
 from spam_cvat.hierarchy.grouping import compact, group_sum
-from spam_cvat.hierarchy.levels import BORDER, EXTENTS, STAGES, ClipResult, Policy, Scorer
+from spam_cvat.hierarchy.levels import BORDER, EXTENTS, STAGES, ClipResult, Policy, Scorer, record_of
 from spam_cvat.hierarchy.motion_fit import SceneMotion
 
 Floats = NDArray[np.float64]
@@ -93,17 +93,7 @@ def join_clips(
         taken = np.concatenate([piece[2] for piece in pieces])
         guard = Guard(people, detections.frame.astype(np.int64))
         taken = guard.check(node, edge, taken, logit)
-        probability = scorer.calibrate(marginals(edge, logit, total), BORDER)
-        record = Level(
-            2 * EXTENTS[-1],
-            node.astype(np.int32),
-            edge.astype(np.int32),
-            (1 / (1 + np.exp(-np.clip(logit, -50, 50)))).astype(np.float32),
-            probability.astype(np.float32),
-            taken,
-            BORDER,
-        )
-        levels = (*levels, record)
+        levels = (*levels, record_of(node, edge, logit, taken, scorer, BORDER, 2 * EXTENTS[-1]))
         component = follow(edge, taken, total)
         node = guard.join(np.where(node >= 0, component[node], -1))
         merged = np.full(total, -1, np.int64)

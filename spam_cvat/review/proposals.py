@@ -18,15 +18,13 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from spam_cvat.annotation import Annotation
+from spam_cvat.annotation import Annotation, Edges, candidate_edges
 from spam_cvat.answers import Answer, Clamps, resolve
 from spam_cvat.boxes import area, clip_boxes, iou_matrix, iou_pairs
 from spam_cvat.review.questions import MAX_CANDIDATES, MAX_MOMENTS, PRICES, Question
 from spam_cvat.review.uncertainty import (
-    Edges,
     Links,
     binary_entropy,
-    candidate_edges,
     join_gain,
     links,
     real_probability,
@@ -96,7 +94,7 @@ class Scene:
     @cached_property
     def edges(self) -> Edges:
         """Candidate edges of the hierarchy."""
-        return candidate_edges(self.annotation)
+        return candidate_edges(self.annotation.levels)
 
     @cached_property
     def links(self) -> Links:

@@ -10,11 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from spam_cvat.annotation import Annotation, Level
+from spam_cvat.annotation import Annotation, Edges, Level
 from spam_cvat.answers import Clamps
-
-# Links that no edge speaks for (made where clips are stitched, or by an older file) are believed this much.
-UNKNOWN_LINK = 0.9
 
 
 def binary_entropy(probability: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -55,45 +52,6 @@ def row_entropy(annotation: Annotation) -> NDArray[np.float64]:
 
 
 @dataclass(frozen=True)
-class Edges:
-    """Candidate edges of all levels as pairs of boxes: the last of the earlier node, the first of the later one.
-
-    Attributes:
-        last: (E,) rows.
-        first: (E,) rows.
-        probability: (E,) of the highest level that weighed this very pair: it saw the most context.
-    """
-
-    last: NDArray[np.int64]
-    first: NDArray[np.int64]
-    probability: NDArray[np.float64]
-
-    def lookup(self, last: NDArray[np.int64], first: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Probability of each pair asked for, NaN where no edge speaks of it. (K,), (K,) -> (K,)."""
-        out = np.full(len(last), np.nan)
-        if len(self.last):
-            key = self.last * (1 << 32) + self.first
-            order = np.argsort(key)
-            wanted = last.astype(np.int64) * (1 << 32) + first
-            place = np.minimum(np.searchsorted(key, wanted, sorter=order), len(key) - 1)
-            hit = key[order[place]] == wanted
-            out[hit] = self.probability[order[place[hit]]]
-        return out
-
-
-def candidate_edges(annotation: Annotation) -> Edges:
-    """All candidate edges of the hierarchy as pairs of boxes, each once."""
-    if not annotation.levels:
-        return Edges(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
-    # Reversed, so that np.unique's first occurrence is the highest level.
-    levels = annotation.levels[::-1]
-    a, b = np.concatenate([level.boxes() for level in levels]).T
-    p = np.concatenate([level.probability.astype(np.float64) for level in levels])
-    _, unique = np.unique(a * (1 << 32) + b, return_index=True)
-    return Edges(a[unique], b[unique], p[unique])
-
-
-@dataclass(frozen=True)
 class Links:
     """Successive detections of the final tracks, by track and then by time.
 
@@ -114,15 +72,14 @@ def links(annotation: Annotation, edges: Edges, clamps: Clamps) -> Links:
     """The links that the final tracks are made of, with what the hierarchy thinks of each.
 
     A link that was made below the levels kept, or in stitching, has no edge of its own and is believed
-    :data:`UNKNOWN_LINK`.
+    :data:`spam_cvat.annotation.UNKNOWN_LINK`.
     """
     tracks = annotation.tracks
     own = np.flatnonzero(tracks.detection >= 0)
     rows, track = tracks.detection[own], tracks.track[own]
     joined = np.flatnonzero(np.diff(track) == 0)
     earlier, later = rows[joined], rows[joined + 1]
-    probability = edges.lookup(earlier, later)
-    probability = np.where(np.isnan(probability), UNKNOWN_LINK, probability)
+    probability = edges.belief(earlier, later)
     probability[clamps.person[earlier] == clamps.person[later]] = 1.0
     return Links(earlier, later, track[joined], probability)
 
