@@ -116,3 +116,12 @@ def test_the_embedded_detector_finds_most_people_that_can_be_seen() -> None:
 def test_an_odd_size_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="even"):
         render_clip(tmp_path / "odd.mp4", config=replace(SHORT, width=641))
+
+
+def test_equal_pictures_give_equal_files(tmp_path: Path) -> None:
+    scene = generate_scene(1, replace(CLIP, num_frames=30))
+    pictures = [frame.image for frame in render_frames(scene)]
+    files = [tmp_path / f"{k}.mp4" for k in range(4)]
+    for file in files:
+        render.write_video(file, pictures, CLIP.fps)
+    assert len({file.read_bytes() for file in files}) == 1

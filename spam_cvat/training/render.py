@@ -155,7 +155,9 @@ def write_video(path: str | Path, images: Iterable[Image], fps: float) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
-        stream.options = {"crf": "18", "preset": "veryfast", "threads": "1"}
+        # Equal pictures give equal bytes: not so with several threads, nor with x264's macroblock tree, whose AVX-512
+        # code gives other quantisers from one run to the next.
+        stream.options = {"crf": "18", "preset": "veryfast", "threads": "1", "x264-params": "mbtree=0"}
         stream.pix_fmt = "yuv420p"
         for number, image in enumerate(images):
             height, width = image.shape[:2]
