@@ -53,11 +53,12 @@ AMENDED = tuple(stage_name("amended", level) for level in range(len(EXTENTS)))
 BORDER = "border"
 # Steps of the hierarchy in the order in which they are taken; a clip with nothing to do at one has no record of it.
 STAGES = _stages()
-# Scenes without answers have no amended links, so those are calibrated as the links that they are judged like.
+# Scenes of one clip without answers have no amended links, nor any across a border, so those are calibrated as the
+# links that they are judged like.
 LIKE = {
     stage: stage_name("level", level) if level else stage_name("crossings", UNTANGLE_AFTER[0])
     for level, stage in enumerate(AMENDED)
-}
+} | {BORDER: stage_name("level", 1)}
 
 
 class Scorer(Protocol):

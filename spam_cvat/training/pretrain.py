@@ -29,7 +29,6 @@ from spam_cvat.hierarchy.calibration import fit_platt, logit
 from spam_cvat.hierarchy.geometry import Clip
 from spam_cvat.hierarchy.graph import Graph
 from spam_cvat.hierarchy.levels import (
-    BORDER,
     FINAL_LEVEL,
     STAGES,
     UNTANGLE_LEVEL,
@@ -37,7 +36,6 @@ from spam_cvat.hierarchy.levels import (
     Policy,
     Scorer,
     run_clip,
-    stage_name,
 )
 from spam_cvat.hierarchy.motion_fit import Members
 from spam_cvat.hierarchy.network import GraphNetwork, NetworkConfig
@@ -289,10 +287,7 @@ def state(task: Task) -> list[Stated]:
 
 
 def calibrate_stages(scorer: NetworkScorer, seeds: Iterable[int], config: PretrainConfig) -> Calibration:
-    """Slopes and offsets of each stage's probabilities under the constraints, from held-out scenes.
-
-    Links between clips are judged as those of level 1 are: scenes of one clip have none.
-    """
+    """Slopes and offsets of each stage's probabilities under the constraints, from held-out scenes."""
     stated = _over_scenes(state, seeds, config, "both", to_bytes(scorer))
     joint = {}
     for stage in STAGES:
@@ -300,8 +295,6 @@ def calibrate_stages(scorer: NetworkScorer, seeds: Iterable[int], config: Pretra
         if mine:
             probability, truth = (np.concatenate(part) for part in zip(*mine, strict=True))
             joint[stage] = fit_platt(logit(probability), truth)
-    if stage_name("level", 1) in joint:
-        joint[BORDER] = joint[stage_name("level", 1)]
     return replace(scorer.calibration, joint=joint)
 
 
