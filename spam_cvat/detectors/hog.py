@@ -5,6 +5,9 @@ enlarged 1.5 times first, so it finds upright people from about 70 pixels' heigh
 """
 
 import math
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -24,6 +27,22 @@ PERSON_IN_WINDOW = (0.22, 0.10, 0.78, 0.90)
 SLOPE, HALF = 3.0, 1.0
 # Enlarging beyond this many pixels of width costs seconds a frame.
 WIDEST = 1920
+# The number of OpenCV's threads is the process's.
+_ALONE = threading.Lock()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """OpenCV's threads append windows in one locked step and margins in another (``HOGInvoker``), so that now and then
+    a margin goes to somebody else's window, and the order differs from run to run.
+    """
+    with _ALONE:
+        threads = cv2.getNumThreads()
+        cv2.setNumThreads(1)
+        try:
+            yield
+        finally:
+            cv2.setNumThreads(threads)
 
 
 @dataclass(frozen=True)
@@ -73,14 +92,15 @@ class HogDetector:
         scaled = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR) if scale != 1 else image
         if scaled.shape[0] < 128 or scaled.shape[1] < 64:  # the window does not fit
             return FrameDetections.create([], [], [], width, height)
-        windows, margins = self._hog.detectMultiScale(
-            scaled,
-            hitThreshold=HALF + math.log(self.threshold / (1 - self.threshold)) / SLOPE,
-            winStride=(8, 8),
-            padding=(8, 8),
-            scale=1.05,
-            groupThreshold=0,
-        )
+        with _one_thread():
+            windows, margins = self._hog.detectMultiScale(
+                scaled,
+                hitThreshold=HALF + math.log(self.threshold / (1 - self.threshold)) / SLOPE,
+                winStride=(8, 8),
+                padding=(8, 8),
+                scale=1.05,
+                groupThreshold=0,
+            )
         left, top, size_x, size_y = np.asarray(windows, np.float64).reshape(-1, 4).T / scale
         x1, y1, x2, y2 = PERSON_IN_WINDOW
         boxes = np.stack([left + x1 * size_x, top + y1 * size_y, left + x2 * size_x, top + y2 * size_y], axis=1)

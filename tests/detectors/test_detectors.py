@@ -86,3 +86,24 @@ def test_hog_takes_images_smaller_than_its_window(shape):
 def test_hog_enlarges_small_images_only():
     plain = np.full((1200, 4000, 3), 90, np.uint8)
     assert len(open_detector("hog").detect(plain)) == 0
+
+
+def test_hog_searches_with_one_thread_and_leaves_the_others_as_they_were(monkeypatch):
+    # With several, OpenCV now and then gives a window somebody else's margin.
+    detector = open_detector("hog")
+    used = []
+
+    class Search:
+        def detectMultiScale(self, image, **options):
+            used.append(cv2.getNumThreads())
+            return (), ()
+
+    monkeypatch.setitem(detector.__dict__, "_hog", Search())
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(3)
+    try:
+        detector.detect(np.zeros((200, 200, 3), np.uint8))
+        assert used == [1]
+        assert cv2.getNumThreads() == 3
+    finally:
+        cv2.setNumThreads(threads)
