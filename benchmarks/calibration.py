@@ -3,20 +3,22 @@
 In: generated scenes that training has not seen, the MOT17 first halves, DanceTrack val (measured only). Out: a row per
 data set and quantity with the expected calibration error over 15 bins, how many nodes or edges it was taken over, and
 the floor: what the error would be on the mean for so many of them if every probability meant exactly what it says.
-An edge is true when its ends belong to one person and nobody of that person lies between; distractors do not count.
+An edge is true when its ends belong to one person and nobody of that person lies between. Distractors do not count:
+neither their boxes nor links from or to them.
 
     python -m benchmarks.calibration --out DIR [--json] [--data generated]
 """
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.common import Row, finish, main, options, progress, read_sequences, sequence_folders
-from benchmarks.study import identities, true_identities
+from benchmarks.study import CANDIDATE, identities, true_identities
 from spam_cvat.annotation import Annotation
 from spam_cvat.engine import annotate
 from spam_cvat.hierarchy.calibration import expected_calibration_error
@@ -30,13 +32,32 @@ IGNORED = -1
 DRAWS = 50
 
 
-def annotated(data: str, weights: Path | None) -> Iterator[tuple[Annotation, NDArray[np.int64]]]:
-    """Annotations with the true identity of each detection: 0 none, IGNORED not to be judged."""
+@dataclass(frozen=True)
+class Judged:
+    """An annotation beside the truth.
+
+    Attributes:
+        annotation: what the engine says.
+        identity: (N,) true identity of each detection, of those that the engine looks at: 0 none, IGNORED not to be
+            judged.
+        strong: (N,) the same, of those that are linked first alone.
+        linked: (N,) the same, of all that are linked.
+    """
+
+    annotation: Annotation
+    identity: NDArray[np.int64]
+    strong: NDArray[np.int64]
+    linked: NDArray[np.int64]
+
+
+def judged(data: str, weights: Path | None) -> Iterator[Judged]:
+    """Annotations of all scenes of a data set."""
     if data == "generated":
         for seed in range(FIRST_SEED, FIRST_SEED + SCENES):
             rng = np.random.default_rng(seed)
             scene = generate_scene(seed, random_config(rng, FRAMES))
-            yield annotate(scene.detections, warps=scene.warps, weights=weights), scene.identity.astype(np.int64)
+            identity = scene.identity.astype(np.int64)
+            yield Judged(annotate(scene.detections, warps=scene.warps, weights=weights), identity, identity, identity)
         return
     parts, split = (("dancetrack", "val"), "all") if data == "dancetrack" else (("mot17", "train"), "first")
     for sequence in read_sequences(sequence_folders(*parts), "yolox_x", split):
@@ -44,8 +65,9 @@ def annotated(data: str, weights: Path | None) -> Iterator[tuple[Annotation, NDA
         result = annotate(sequence.detections, warps=sequence.warps, weights=weights)
         truth = sequence.ground_truth
         assert truth is not None
-        row, _ = true_identities(result, truth)
-        yield result, np.where(row == -2, IGNORED, identities(row, truth))
+        masks = [result.detections.score >= CANDIDATE, *(result.levels[k].node >= 0 for k in (0, -1))]
+        rows = [true_identities(result.detections, truth, mask)[0] for mask in masks]
+        yield Judged(result, *(np.where(row == -2, IGNORED, identities(row, truth)) for row in rows))
 
 
 def floor_of(probability: NDArray[np.float64]) -> float:
@@ -59,16 +81,19 @@ def rows_of(data: str, weights: Path | None) -> list[Row]:
     """Errors of one data set."""
     stated: dict[str, list[NDArray[np.float64]]] = {}
     true: dict[str, list[NDArray[np.bool_]]] = {}
-    for result, identity in annotated(data, weights):
-        known = (identity != IGNORED) & (result.detections.score >= 0.1)
+    for scene in judged(data, weights):
+        result, identity = scene.annotation, scene.identity
+        known = (identity != IGNORED) & (result.detections.score >= CANDIDATE)
         stated.setdefault("gate", []).append(result.gate[known].astype(np.float64))
         true.setdefault("gate", []).append(identity[known] > 0)
         frame = result.detections.frame.astype(np.int64)
         for level in result.levels:
             name = f"edges, {level.stage}"
-            edge = level.edge.astype(np.int64)
-            stated.setdefault(name, []).append(level.probability.astype(np.float64))
-            true.setdefault(name, []).append(true_edges(edge, level.node.astype(np.int64), frame, identity.clip(0)))
+            identity = scene.linked if level.stage.startswith("weak") else scene.strong
+            truth = true_edges(level.edge.astype(np.int64), level.node.astype(np.int64), frame, identity.clip(0))
+            counts = (identity[level.boxes()] != IGNORED).all(1)
+            stated.setdefault(name, []).append(level.probability[counts].astype(np.float64))
+            true.setdefault(name, []).append(truth[counts])
     rows = []
     for name in ["gate", *(f"edges, {stage}" for stage in STAGES if f"edges, {stage}" in stated)]:
         p, t = np.concatenate(stated[name]), np.concatenate(true[name])

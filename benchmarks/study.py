@@ -22,6 +22,7 @@ from scipy.optimize import linear_sum_assignment
 from benchmarks.common import Row, finish, main, options, percent, progress, read_sequences, sequence_folders, show
 from spam_cvat.annotation import Annotation
 from spam_cvat.boxes import iou_matrix, iou_pairs
+from spam_cvat.detections import Detections
 from spam_cvat.engine import annotate
 from spam_cvat.errors import InputError
 from spam_cvat.evaluation import combine, evaluate
@@ -29,26 +30,34 @@ from spam_cvat.formats.mot import GroundTruth
 
 GAPS = (1, 2, 8, 32, 128)
 PEDESTRIAN = 1
+# Lower scores are no candidates: the engine does not look at them.
+CANDIDATE = 0.1
 
 
-def true_identities(annotation: Annotation, truth: GroundTruth) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Ground-truth row of each detection (-1: none, -2: a distractor), and the IoU with it. Two (N,)."""
-    detections = annotation.detections
+def true_identities(
+    detections: Detections, truth: GroundTruth, among: NDArray[np.bool_]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Ground-truth row of each detection (-1: none, -2: a distractor), and the IoU with it. Two (N,).
+
+    Ground-truth boxes are given to the detections ``among`` (N,), one each. What is judged by its links should be
+    matched alone: another box of the same person, which no track has, may fit better.
+    """
     row = np.full(len(detections), -1, np.int64)
     iou = np.zeros(len(detections))
     order = np.argsort(truth.frame, kind="stable")
     start = np.searchsorted(truth.frame[order], np.arange(detections.video.num_frames + 1))
     for k, part in detections.by_frame():
         mine = order[start[k] : start[k + 1]]
-        if not len(mine) or part.start == part.stop:
+        candidate = part.start + np.flatnonzero(among[part])
+        if not len(mine) or not len(candidate):
             continue
-        overlap = iou_matrix(truth.box[mine], detections.box[part].astype(np.float64))
+        overlap = iou_matrix(truth.box[mine], detections.box[candidate].astype(np.float64))
         cost = np.where(overlap >= 0.5, overlap, 0.0)
         for g, d in zip(*linear_sum_assignment(-cost), strict=True):
             if cost[g, d] > 0:
                 real = truth.category[mine[g]] == PEDESTRIAN and truth.confidence[mine[g]] != 0
-                row[part.start + d] = mine[g] if real else -2
-                iou[part.start + d] = overlap[g, d]
+                row[candidate[d]] = mine[g] if real else -2
+                iou[candidate[d]] = overlap[g, d]
     return row, iou
 
 
@@ -62,9 +71,9 @@ def identities(row: NDArray[np.int64], truth: GroundTruth) -> NDArray[np.int64]:
 
 def losses(annotation: Annotation, truth: GroundTruth) -> dict[str, Any]:
     """All counts of one sequence."""
-    row, iou = true_identities(annotation, truth)
     detections, tracks = annotation.detections, annotation.tracks
-    identity = identities(row, truth)
+    candidate = detections.score >= CANDIDATE
+    row, iou = true_identities(detections, truth, candidate)
     track = np.zeros(len(detections), np.int64)
     seen = tracks.detection >= 0
     track[tracks.detection[seen]] = tracks.track[seen]
@@ -72,18 +81,18 @@ def losses(annotation: Annotation, truth: GroundTruth) -> dict[str, Any]:
     total = np.bincount(track)
     true = np.bincount(track, weights=row >= 0, minlength=len(total))
     wholly_false = (true < 0.5 * total)[track]
-    candidate = detections.score >= 0.1
     false = (row == -1) & (track > 0)
     out["false boxes in false tracks"] = int((false & wholly_false).sum())
     out["false boxes in true tracks"] = int((false & ~wholly_false).sum())
-    dropped = (row >= 0) & (track == 0) & candidate
+    dropped = (row >= 0) & (track == 0)
     for low, high in ((0.1, 0.3), (0.3, 0.6), (0.6, 1.01)):
         inside = (detections.score >= low) & (detections.score < high)
         out[f"true boxes dropped, score {low:g}-{min(high, 1):g}"] = int((dropped & inside).sum())
+    identity = identities(true_identities(detections, truth, track > 0)[0], truth)
     out |= _wrong_links(detections.frame, identity, track) | _missed_links(detections.frame, identity, track)
     scored = (truth.category == PEDESTRIAN) & (truth.confidence != 0)
     proposed = np.zeros(len(truth), bool)
-    proposed[row[(row >= 0) & candidate]] = True
+    proposed[row[row >= 0]] = True
     out["boxes never proposed"] = int((scored & ~proposed).sum())
     used = np.flatnonzero(seen)
     used = used[row[tracks.detection[used]] >= 0]

@@ -74,6 +74,31 @@ def test_smoothing_leaves_a_dance_as_it_is() -> None:
     assert np.abs(box[:, 0] - rows.box[:, 0]).mean() < 0.02 * HEIGHT
 
 
+def test_clear_boxes_decide_where_a_hidden_person_is() -> None:
+    rng = np.random.default_rng(5)
+    true = 200 + np.arange(150) * 2.0 + np.arange(4)[:, None] * 300
+    seen = true + rng.normal(0, 0.01 * HEIGHT, true.shape)
+    seen[0, 70:80] += 0.15 * HEIGHT  # half hidden, so that the box is of what is left
+    hidden = np.zeros(true.shape, bool)
+    hidden[0, 70:80] = True
+    clip, node = clip_of(seen)
+    clip.score[:] = np.where(hidden, 0.4, 0.9).T.ravel()
+    rows = fill(clip, node, clip.box)
+    box, _ = smoothed(clip, rows)
+    error = np.abs(box[:, 0] - true.ravel())
+    assert error[70:80].mean() < 0.5 * 0.15 * HEIGHT
+    assert error.mean() < np.abs(rows.box[:, 0] - true.ravel()).mean()
+
+
+def test_filled_gaps_are_smoothed_with_what_surrounds_them() -> None:
+    true = 200 + np.arange(100) * 2.0 + np.arange(3)[:, None] * 300
+    clip, node = clip_of(true)
+    node = np.where((node == 1) & (clip.frame > 40) & (clip.frame < 60), -1, node)
+    rows = fill(clip, node, clip.box)
+    box, _ = smoothed(clip, rows)
+    np.testing.assert_allclose(box[:, 0], true.ravel(), atol=0.01 * HEIGHT)
+
+
 @pytest.mark.parametrize("frames", [1, 2, 3, 7])
 def test_short_tracks_stay_where_they_are(frames: int) -> None:
     clip, node = clip_of(np.full((1, frames), 400.0) + np.arange(frames))
