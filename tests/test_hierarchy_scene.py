@@ -20,7 +20,8 @@ from spam_cvat.hierarchy.levels import (
     run_clip,
 )
 from spam_cvat.hierarchy.look import measure_look
-from spam_cvat.hierarchy.motion_fit import Members
+from spam_cvat.hierarchy.motion_fit import Members, measure_motion
+from spam_cvat.training.synthetic import generate_scene, preset
 
 HEIGHT = 100.0
 
@@ -77,16 +78,16 @@ def test_smoothing_leaves_a_dance_as_it_is() -> None:
 def test_clear_boxes_decide_where_a_hidden_person_is() -> None:
     rng = np.random.default_rng(5)
     true = 200 + np.arange(150) * 2.0 + np.arange(4)[:, None] * 300
-    seen = true + rng.normal(0, 0.01 * HEIGHT, true.shape)
-    seen[0, 70:80] += 0.15 * HEIGHT  # half hidden, so that the box is of what is left
+    seen = true + rng.normal(0, 0.02 * HEIGHT, true.shape)
+    seen[0, 70:90] += 0.15 * HEIGHT  # half hidden, so that the box is of what is left
     hidden = np.zeros(true.shape, bool)
-    hidden[0, 70:80] = True
+    hidden[0, 70:90] = True
     clip, node = clip_of(seen)
     clip.score[:] = np.where(hidden, 0.4, 0.9).T.ravel()
     rows = fill(clip, node, clip.box)
     box, _ = smoothed(clip, rows)
     error = np.abs(box[:, 0] - true.ravel())
-    assert error[70:80].mean() < 0.5 * 0.15 * HEIGHT
+    assert error[70:90].mean() < 0.5 * 0.15 * HEIGHT
     assert error.mean() < np.abs(rows.box[:, 0] - true.ravel()).mean()
 
 
@@ -105,6 +106,19 @@ def test_short_tracks_stay_where_they_are(frames: int) -> None:
     rows = fill(clip, node, clip.box)
     box, _ = smoothed(clip, rows)
     np.testing.assert_allclose(box, rows.box, atol=0.05)
+
+
+@pytest.mark.parametrize("limit", [1, 50, 1000])
+def test_candidates_are_the_same_however_few_are_weighed_at_a_time(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = generate_scene(3, preset("street", num_frames=60))
+    clip = Clip.create(scene.detections, scene.warps)
+    node = graphs.chains(clip, graphs.adjacent_pairs(clip))
+    nodes, members = graphs.tracklet_nodes(clip, node, np.ones(len(clip)))
+    motion = measure_motion(clip, members)
+    every = graphs.tracklet_pairs(nodes, motion, clip, 32)
+    assert len(every) > 500
+    monkeypatch.setattr(graphs, "PAIR_LIMIT", limit)
+    np.testing.assert_array_equal(graphs.tracklet_pairs(nodes, motion, clip, 32), every)
 
 
 def looks(noise: float) -> tuple[Clip, np.ndarray]:

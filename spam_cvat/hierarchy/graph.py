@@ -13,6 +13,7 @@ because a chunk border lies on it; camera motion is compensated; motion comes fr
 margins to the best alternative at both ends are features.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -387,13 +388,32 @@ def tracklet_pairs(nodes: Nodes, motion: SceneMotion, clip: Clip, extent: int) -
     The pruning cost is the smallest residual of the three motion models in units of the scene's error, so a link
     across an occlusion, which is far in pixels, survives when its motion fits.
     """
+    pairs, cost, mine = [np.zeros((0, 2), np.int64)], [np.zeros(0)], [np.zeros(0, bool)]
+    for some in _pairs_within_reach(nodes, clip, extent):
+        likely = edge_geometry(nodes, some, motion, clip).cost
+        # All candidates of an earlier node are here; those of a later one may come in several lots.
+        best = among_best(some[:, 0], likely, NEIGHBOURS)
+        kept = best | among_best(some[:, 1], likely, NEIGHBOURS)
+        pairs.append(some[kept])
+        cost.append(likely[kept])
+        mine.append(best[kept])
+    pair = np.concatenate(pairs)
+    pair = pair[np.concatenate(mine) & among_best(pair[:, 1], np.concatenate(cost), NEIGHBOURS)]
+    return pair[np.lexsort((pair[:, 1], pair[:, 0]))]
+
+
+def _pairs_within_reach(nodes: Nodes, clip: Clip, extent: int) -> Iterator[Ints]:
+    """Lots of pairs, (P, 2), of one class, not too far apart for the time between them, and of sizes not too unlike.
+
+    A lot has at least PAIR_LIMIT pairs, the last one excepted, and all pairs of its earlier nodes.
+    """
     order = np.argsort(nodes.head.frame, kind="stable")
     begin = nodes.head.frame[order]
     low = np.searchsorted(begin, nodes.tail.frame + 1)
     high = np.searchsorted(begin, nodes.tail.frame + extent)
     count = np.maximum(high - low, 0)
     label = clip.label[nodes.first]
-    kept = []
+    lot: list[Ints] = []
     for part in batches(count, PAIR_LIMIT):
         every = np.arange(part.start, part.stop)
         a, place = pair_ranges(every, np.ones(len(every), np.int64), low[part], count[part])
@@ -405,15 +425,12 @@ def tracklet_pairs(nodes: Nodes, motion: SceneMotion, clip: Clip, extent: int) -
         ratio = nodes.head.height[b] / nodes.tail.height[a]
         near = (d * d).sum(1) < reach * reach
         near &= (label[a] == label[b]) & (ratio < 2.5) & (ratio > 0.4)
-        kept.append(np.stack([a[near], b[near]], axis=1))
-    pairs = np.concatenate(kept) if kept else np.zeros((0, 2), np.int64)
-    if not len(pairs):
-        return pairs
-    cost = edge_geometry(nodes, pairs, motion, clip).cost
-    a, b = pairs.T
-    best = among_best(a, cost, NEIGHBOURS) & among_best(b, cost, NEIGHBOURS)
-    pairs = pairs[best]
-    return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
+        lot.append(np.stack([a[near], b[near]], axis=1))
+        if sum(map(len, lot)) >= PAIR_LIMIT:
+            yield np.concatenate(lot)
+            lot = []
+    if lot:
+        yield np.concatenate(lot)
 
 
 @dataclass(frozen=True)
