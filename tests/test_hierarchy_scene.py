@@ -7,7 +7,7 @@ from spam_cvat.annotation import Level
 from spam_cvat.detections import Detections, VideoInfo
 from spam_cvat.hierarchy import graph as graphs
 from spam_cvat.hierarchy.filling import fill
-from spam_cvat.hierarchy.finish import smoothed
+from spam_cvat.hierarchy.finish import believable, smoothed
 from spam_cvat.hierarchy.geometry import Clip, to_corners
 from spam_cvat.hierarchy.levels import (
     EXTENTS,
@@ -98,6 +98,35 @@ def test_filled_gaps_are_smoothed_with_what_surrounds_them() -> None:
     rows = fill(clip, node, clip.box)
     box, _ = smoothed(clip, rows)
     np.testing.assert_allclose(box[:, 0], true.ravel(), atol=0.01 * HEIGHT)
+
+
+def three_with_gaps(unsure: float) -> tuple[Clip, np.ndarray]:
+    """One unseen for a second behind another, one in the open; ``unsure`` boxes for a sure one elsewhere."""
+    x = np.array([[400.0], [415.0], [900.0], [1500.0]]) + np.zeros((4, 100))
+    y = np.array([[300.0], [310.0], [300.0], [300.0]]) + np.zeros((4, 100))
+    clip, node = clip_of(x, y)
+    clip.score[node == 3] = np.where(clip.frame[node == 3] < 300 * unsure, 0.35, 0.05)
+    away = (clip.frame >= 40) & (clip.frame < 65)
+    return clip, np.where((node == 3) | (away & ((node == 0) | (node == 2))), -1, node)
+
+
+def test_long_gaps_of_a_watchful_detector_are_filled_where_somebody_stands_in_front() -> None:
+    clip, node = three_with_gaps(0.2)
+    rows = fill(clip, node, clip.box)
+    shown = believable(clip, rows)
+    np.testing.assert_array_equal(shown, (rows.row >= 0) | (rows.track == 0))
+    assert (~shown).sum() == 25
+
+
+def test_all_gaps_of_a_detector_that_reports_nothing_unsure_are_filled() -> None:
+    clip, node = three_with_gaps(0.0)
+    assert believable(clip, fill(clip, node, clip.box)).all()
+
+
+def test_gaps_of_a_detector_that_often_overlooks_people_are_filled() -> None:
+    clip, node = three_with_gaps(0.2)
+    blinks = (node == 1) & (clip.frame % 10 == 5)
+    assert believable(clip, fill(clip, np.where(blinks, -1, node), clip.box)).all()
 
 
 @pytest.mark.parametrize("frames", [1, 2, 3, 7])

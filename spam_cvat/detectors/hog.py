@@ -77,7 +77,7 @@ class HogDetector:
     @property
     def name(self) -> str:
         """As :attr:`Detector.name`."""
-        return f"hog(1,threshold={self.threshold:g},scale={self.scale:g},nms={self.nms:g})"
+        return f"hog(2,threshold={self.threshold:g},scale={self.scale:g},nms={self.nms:g})"
 
     @cached_property
     def _hog(self) -> Any:

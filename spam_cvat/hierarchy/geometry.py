@@ -72,6 +72,12 @@ class Clip:
         """(N, 5) one, cx, cy, log w and log h: what weighted sums over boxes are taken of."""
         return np.column_stack([np.ones(len(self)), self.box[:, :2], np.log(self.box[:, 2:])])
 
+    @cached_property
+    def surest(self) -> float:
+        """Confidence of the detector's surest tenth; detectors differ in what they call sure."""
+        some = self.score[self.score > 0.5]
+        return float(np.quantile(some, 0.9)) if len(some) else 1.0
+
     @classmethod
     def create(cls, detections: Detections, warps: NDArray[np.float64] | None) -> "Clip":
         """Columns of a clip; ``warps`` (num_frames, 2, 3), None stands for a still camera."""

@@ -213,15 +213,9 @@ def gate_tracks(clip: Clip, node: Ints, gate: Floats, lasting: Floats, motion: S
     return np.where(is_thing(clip, node), np.minimum(both, THING), both)
 
 
-def _highest(clip: Clip) -> float:
-    """Confidence of the detector's surest tenth; detectors differ in what they call sure."""
-    some = clip.score[clip.score > 0.5]
-    return float(np.quantile(some, 0.9)) if len(some) else 1.0
-
-
 def _sure(clip: Clip, policy: Policy) -> NDArray[np.bool_]:
     """(N,) boxes that the detector is as sure of as it gets, and that are no second box of a better one."""
-    return (clip.score >= policy.sure * _highest(clip)) & (clip.shadow < policy.second)
+    return (clip.score >= policy.sure * clip.surest) & (clip.shadow < policy.second)
 
 
 def is_thing(clip: Clip, node: Ints) -> NDArray[np.bool_]:
@@ -236,7 +230,7 @@ def is_thing(clip: Clip, node: Ints) -> NDArray[np.bool_]:
     spread = np.sqrt(sum(np.maximum(mean(axis**2) - mean(axis) ** 2, 0) for axis in place.T))
     seconds = (clip.frame[members.last] - clip.frame[members.first]) / clip.fps
     still = (seconds >= STILL_SECONDS) & (spread < STILL * mean(clip.box[row, 3]))
-    return np.asarray(still & (mean(clip.score[row]) < UNSURE * _highest(clip)))
+    return np.asarray(still & (mean(clip.score[row]) < UNSURE * clip.surest))
 
 
 def tracklet_graph(
