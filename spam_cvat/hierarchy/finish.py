@@ -26,7 +26,7 @@ from scipy.stats import rankdata
 from spam_cvat.boxes import warp_boxes
 from spam_cvat.detections import Detections
 from spam_cvat.hierarchy.filling import Rows, fill
-from spam_cvat.hierarchy.geometry import Clip, to_corners
+from spam_cvat.hierarchy.geometry import Clip, shared_area, to_corners
 from spam_cvat.hierarchy.grouping import pair_ranges
 from spam_cvat.hierarchy.stitching import clip_ranges
 from spam_cvat.tracks import Tracks, spread_corrections
@@ -176,10 +176,8 @@ def _covered(rows: Rows, some: Ints) -> Floats:
     mine, place = pair_ranges(np.arange(len(some)), np.ones(len(some), np.int64), start[frame], np.diff(start)[frame])
     box, other = rows.box[some[mine]], rows.box[order[place]]
     nearer = other[:, 1] + other[:, 3] / 2 > box[:, 1] + box[:, 3] / 2
-    half = (box[:, 2:] + other[:, 2:]) / 2
-    lap = np.minimum(half - np.abs(box[:, :2] - other[:, :2]), np.minimum(box[:, 2:], other[:, 2:])).clip(0)
     covered = np.zeros(len(some))
-    np.maximum.at(covered, mine, nearer * lap.prod(1) / box[:, 2:].prod(1))
+    np.maximum.at(covered, mine, nearer * shared_area(box, other) / box[:, 2:].prod(1))
     return covered
 
 

@@ -116,6 +116,13 @@ def to_centre(boxes: Array) -> Any:
     return np.concatenate([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], axis=1)
 
 
+def shared_area(box: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Area that two boxes share, pair by pair; cx, cy, w, h. (P, 4), (P, 4) -> (P,)."""
+    apart = np.abs(box[:, :2] - other[:, :2])
+    lap = np.minimum((box[:, 2:] + other[:, 2:]) / 2 - apart, np.minimum(box[:, 2:], other[:, 2:]))
+    return np.asarray(lap.clip(0).prod(1))
+
+
 def to_corners(boxes: Array) -> Any:
     """Centre and size to corners. (..., 4) cx, cy, w, h -> (..., 4)."""
     half = boxes[..., 2:] / 2

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spam_cvat.boxes import giou_pairs
-from spam_cvat.hierarchy.geometry import Clip, to_corners
+from spam_cvat.hierarchy.geometry import Clip, shared_area, to_corners
 from spam_cvat.hierarchy.grouping import (
     PAIR_LIMIT,
     among_best,
@@ -496,12 +496,9 @@ def _on_the_way(clip: Clip, nodes: Nodes, edge: Ints, gap: Ints, met_a: Floats, 
     for part in batches(count, PAIR_LIMIT):
         every = np.arange(part.start, part.stop)
         e, row = pair_ranges(every, np.ones(len(every), np.int64), start[part], count[part])
-        half = (box[e, 2:] + clip.box[row, 2:]) / 2
-        apart = np.abs(box[e, :2] - clip.box[row, :2])
-        near = np.flatnonzero((apart < half).all(1))
-        e, row = e[near], row[near]
-        lap = np.minimum(half[near] - apart[near], np.minimum(box[e, 2:], clip.box[row, 2:]))
-        inter = lap.prod(1)
+        inter = shared_area(box[e], clip.box[row])
+        near = np.flatnonzero(inter > 0)
+        e, row, inter = e[near], row[near], inter[near]
         mine, other = box[e, 2:].prod(1), clip.box[row, 2:].prod(1)
         np.maximum.at(clash, some[e], inter / (mine + other - inter))
         nearer = clip.box[row, 1] + clip.box[row, 3] / 2 > box[e, 1] + box[e, 3] / 2
