@@ -285,7 +285,7 @@ class VideoFile(BaseVideo):
 
 def _opened(path: Path) -> av.container.InputContainer:
     try:
-        container = av.open(str(path))
+        container = av.open(str(path), metadata_errors="replace")  # a title may be in any encoding
     except av.error.FFmpegError as error:
         raise InputError(
             f"{path}: not a video that can be read ({_reason(error)}); is the file complete? "

@@ -146,6 +146,15 @@ def test_a_codec_that_nobody_knows_is_named(mp4, tmp_path):
         open_video(path)
 
 
+@pytest.mark.parametrize("name", [b"Lavf", b"VideoHandler"])
+def test_names_inside_the_file_may_be_in_any_encoding(mp4, tmp_path, name):
+    path = tmp_path / "latin.mp4"
+    assert name in mp4.read_bytes()
+    path.write_bytes(mp4.read_bytes().replace(name, b"\xe4" + name[1:]))
+    with open_video(path) as video:
+        assert video.info.num_frames == COUNT
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     kind=st.sampled_from([".mp4", ".avi", ".ts", ".webm"]),

@@ -429,7 +429,7 @@ def _chunk_images(data: bytes, kind: str, wanted: set[int]) -> Iterator[tuple[in
     last = max(wanted)
     if kind == "video":
         try:
-            with av.open(io.BytesIO(data), mode="r") as container:
+            with av.open(io.BytesIO(data), mode="r", metadata_errors="replace") as container:
                 for offset, frame in enumerate(container.decode(video=0)):
                     if offset in wanted:
                         yield offset, np.asarray(frame.to_ndarray(format="bgr24"), np.uint8)
