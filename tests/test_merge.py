@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from spam_cvat.cvat.merge import (
@@ -237,7 +237,7 @@ def test_a_join_with_an_edited_track_extends_the_edited_one():
 
 
 def test_records_survive_json():
-    item = Pushed(5, 2, track(A, identity=5), (1, 2, 3, 7), track(B), True)
+    item = Pushed(5, 2, track(A, identity=5), (1, 2, 3, 7), track(B), True, "0a1b")
     assert Pushed.from_json(json.loads(json.dumps(item.to_json()))) == item
 
 
@@ -261,13 +261,14 @@ def results(draw, most=4):
     out = []
     swap = draw(st.integers(START, STOP + 1))
     shift = draw(st.integers(0, most))
+    lanes = draw(st.sampled_from([60.0, 60.0, 5.0, 2.0]))  # apart, or near-duplicates
     for lane in range(draw(st.integers(0, most))):
         first = draw(st.integers(START, STOP))
         last = draw(st.integers(first, STOP))
         frames = sorted({first, last, *draw(st.lists(st.integers(first, last), max_size=3))})
         jitter = draw(st.sampled_from([0, 0, 1.5, 40]))
         out.append(
-            track([(f, 3.0 * f + jitter, 60.0 * (lane if f < swap else (lane + shift) % (most + 1))) for f in frames])
+            track([(f, 3.0 * f + jitter, lanes * (lane if f < swap else (lane + shift) % (most + 1))) for f in frames])
         )
     return out
 
@@ -306,6 +307,48 @@ def perform(server, script):
 
 @settings(max_examples=100, deadline=None)
 @given(results(), edits(), results(), edits(), results())
+# Two tracks pass through a box that a human deleted: it must be the same one that gives it up each time.
+@example(
+    first=[],
+    edits1=[],
+    second=[track([(0, 0, 0)]), track([(0, 0, 60), (2, 6, 60)]), track([(0, 0, 120)])],
+    edits2=[("delete", 1, 0, 0.0)],
+    third=[
+        track([(0, 0, 0)]),
+        track([(0, 0, 60)]),
+        track([(0, 0, 120), (4, 12, 0)]),
+        track([(0, 0, 180), (2, 6, 60)]),
+    ],
+)
+# The same, and what is left of one of them looks like the other.
+@example(
+    first=[],
+    edits1=[],
+    second=[track([(0, 0, 0)]), track([(0, 0, 60), (2, 6, 60)]), track([(0, 0, 120)])],
+    edits2=[("delete", 1, 0, 0.0)],
+    third=[
+        track([(0, 0, 0)]),
+        track([(0, 0, 60)]),
+        track([(0, 0, 120), (2, 6, 0)]),
+        track([(1, 3, 60), (2, 6, 60)]),
+    ],
+)
+# A human's box says all of what the result has left of near-duplicates.
+@example(
+    first=[track([(0, 0, 0)]), track([(0, 0, 2), (1, 3, 2)]), track([(0, 0, 4)]), track([(0, 0, 6)])],
+    edits1=[("move", 1, 0, 0.0)],
+    second=[track([(0, 0, 0)])],
+    edits2=[],
+    third=[],
+)
+# Near-duplicates trade places beside an edited one.
+@example(
+    first=[track([(0, 0, 0), (1, 3, 0)]), track([(0, 0, 2)])],
+    edits1=[("move", 0, 0, 0.0)],
+    second=[track([(0, 0, 4), (1, 3, 4)]), track([(0, 0, 6), (1, 3, 6)])],
+    edits2=[],
+    third=[],
+)
 def test_no_edit_is_ever_lost_and_merging_twice_is_merging_once(first, edits1, second, edits2, third):
     server, base = pushed(*first)
     humans = {}

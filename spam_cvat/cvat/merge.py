@@ -14,6 +14,7 @@ The rules, for one job and its frames:
 * A track we did not write is a human's: it stays, and boxes of ours that say the same again are withheld.
 """
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -50,6 +51,8 @@ class Pushed:
         ours: for a track that a human edited: the result's boxes alone, those that the human replaced included. It
             finds the track's continuation, and keeps replaced boxes from coming back elsewhere.
         renamed: a human chose its label or attributes; they stay, too.
+        result: digest of the result's track as it came, boxes that were withheld from the job included, so that the
+            same result is known again. Empty where the content shows all of it.
     """
 
     id: int
@@ -58,10 +61,13 @@ class Pushed:
     human: tuple[int, ...] = ()
     ours: Mapping[str, Any] | None = None
     renamed: bool = False
+    result: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; frames as ranges."""
         out: dict[str, Any] = {"id": self.id, "track": self.track, "content": dict(self.content)}
+        if self.result:
+            out["result"] = self.result
         if self.ours is not None:
             out |= {"human": to_ranges(self.human), "ours": dict(self.ours), "renamed": self.renamed}
         return out
@@ -71,7 +77,8 @@ class Pushed:
         """Read what :meth:`to_json` wrote."""
         human = from_ranges(data.get("human", ()))
         renamed = bool(data.get("renamed"))
-        return cls(int(data["id"]), int(data["track"]), data["content"], human, data.get("ours"), renamed)
+        result = str(data.get("result") or "")
+        return cls(int(data["id"]), int(data["track"]), data["content"], human, data.get("ours"), renamed, result)
 
 
 def to_ranges(frames: Iterable[int]) -> list[list[int]]:
@@ -105,6 +112,7 @@ class Write:
         human: frames whose content is a human's.
         ours: the result's part of a track that a human edited.
         renamed: whether label and attributes are a human's.
+        result: digest of the result's track as it came; see :class:`Pushed`.
     """
 
     track: int
@@ -113,10 +121,11 @@ class Write:
     human: tuple[int, ...] = ()
     ours: Mapping[str, Any] | None = None
     renamed: bool = False
+    result: str = ""
 
     def pushed(self, now: Mapping[str, Any]) -> Pushed:
         """The record of it once written; ``now`` is the track as read back."""
-        return Pushed(int(now["id"]), self.track, now, self.human, self.ours, self.renamed)
+        return Pushed(int(now["id"]), self.track, now, self.human, self.ours, self.renamed, self.result)
 
 
 @dataclass(frozen=True)
@@ -199,6 +208,11 @@ class _New:
     withheld: set[int] = field(default_factory=set)
     target: int | None = None
 
+    @property
+    def partly(self) -> str:
+        """The :func:`_fingerprint` for the record of a track of which not all is shown; empty for others."""
+        return _fingerprint(self.span) if self.withheld else ""
+
     def frames(self) -> NDArray[np.intp]:
         """Frames in which it may be shown."""
         if not self.withheld:
@@ -250,18 +264,41 @@ def merge_job(
     foreign = {identity: read_span(track, start, stop) for identity, track in now.items() if identity not in known}
     news = [_New(identity, content, read_span(content, start, stop)) for identity, content in ours]
 
+    spent: list[Pushed] = []
+    while True:
+        targets, kept = _decide(news, edited, removed, foreign)
+        empty = {
+            item.base.id
+            for item in edited
+            if not item.touched and item.base.id in targets and not len(targets[item.base.id].frames())
+        }
+        if not empty:
+            plan = _plan(edited, gone, news, targets, kept, foreign, start, stop)
+            return replace(plan, delete=(*plan.delete, *spent))
+        # What continued these tracks is shown in full by a human's: it may be the continuation of that one.
+        spent += [item.base for item in edited if item.base.id in empty]
+        edited = [item for item in edited if item.base.id not in empty]
+        news = [_New(new.track, new.content, new.span) for new in news]
+
+
+def _decide(
+    news: Sequence[_New], edited: Sequence[_Edited], removed: Sequence[Span], foreign: Mapping[int, Span]
+) -> tuple[dict[int, _New], set[int]]:
+    """What continues which track and what is withheld, noted in ``news``; which edited tracks nothing continues."""
     targets = _matched(news, edited)
     decided = np.unique(
         np.concatenate(
             [np.zeros(0, np.intp), *(sorted(item.changed) for item in edited), *(s.visible for s in removed)]
         )
     ).astype(np.intp)
-    lineage = _pairs([new.span for new in news], [*(item.result for item in edited), *removed], decided)
+    ids = np.array([*(item.base.id for item in edited), *(-1 for _ in removed)], np.int64)
+    own = np.array([-2 if new.target is None else new.target for new in news], np.int64)[:, None] == ids
+    lineage = _pairs([new.span for new in news], [*(item.result for item in edited), *removed], decided, own)
     kept = {item.base.id for item in edited if item.touched and item.base.id not in targets}
     _withhold_removed(news, lineage, removed, len(edited))
     _withhold_edited(news, edited, lineage)
     _withhold_repeated(news, [*foreign.items(), *_drawn(edited, kept)])
-    return _plan(edited, gone, news, targets, kept, foreign, start, stop)
+    return targets, kept
 
 
 def _edited(pushed: Pushed, now: Mapping[str, Any], start: int, stop: int) -> _Edited:
@@ -288,11 +325,16 @@ def _table(
 _NONE = np.zeros((0, 4))
 
 
-def _pairs(left: Sequence[Span], right: Sequence[Span], frames: NDArray[np.intp] | None = None) -> NDArray[np.float64]:
+def _pairs(
+    left: Sequence[Span],
+    right: Sequence[Span],
+    frames: NDArray[np.intp] | None = None,
+    own: NDArray[np.bool_] | None = None,
+) -> NDArray[np.float64]:
     """One object in two sets of tracks: (K, 4) rows of frame, left index, right index, IoU; in all frames or in some.
 
-    In each frame a left and a right box belong together when each is the other's best overlap, and the IoU is at least
-    :data:`SAME_BOX`; so a box takes part once.
+    Frame by frame left and right boxes are paired one to one, the best overlap first, from an IoU of :data:`SAME_BOX`.
+    ``own``, (left, right), marks what belongs together anyway: it goes first.
     """
     out = [_NONE]
     if not left or not right or (frames is not None and not len(frames)):
@@ -303,11 +345,23 @@ def _pairs(left: Sequence[Span], right: Sequence[Span], frames: NDArray[np.intp]
         rows_l = slice(*np.searchsorted(frame_l, [frame, frame + 1]))
         rows_r = slice(*np.searchsorted(frame_r, [frame, frame + 1]))
         iou = iou_matrix(box_l[rows_l], box_r[rows_r])
-        best_r, best_l = iou.argmax(1), iou.argmax(0)
-        i = np.flatnonzero((best_l[best_r] == np.arange(len(best_r))) & (iou.max(1) >= SAME_BOX))
-        j = best_r[i]
+        prior = np.zeros_like(iou) if own is None else own[np.ix_(index_l[rows_l], index_r[rows_r])]
+        i, j = _best_first(np.where(iou >= SAME_BOX, iou + prior, 0.0))
         out.append(np.stack([np.full(len(i), frame), index_l[rows_l][i], index_r[rows_r][j], iou[i, j]], 1))
     return np.concatenate(out)
+
+
+def _best_first(rank: NDArray[np.floating[Any]]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Greedy one-to-one pairs (row, column) of positive entries, by rounds of those that lead their row and column."""
+    rank = rank.copy()
+    rows, columns = [np.zeros(0, np.intp)], [np.zeros(0, np.intp)]
+    while rank.max() > 0:
+        best_r, best_l = rank.argmax(1), rank.argmax(0)
+        i = np.flatnonzero((best_l[best_r] == np.arange(len(best_r))) & (rank.max(1) > 0))
+        rows.append(i)
+        columns.append(best_r[i])
+        rank[i] = rank[:, best_r[i]] = 0.0
+    return np.concatenate(rows), np.concatenate(columns)
 
 
 def _sample(spans: Sequence[Span]) -> NDArray[np.intp]:
@@ -323,22 +377,30 @@ def _matched(news: Sequence[_New], edited: Sequence[_Edited]) -> dict[int, _New]
     """Which new track continues which base track, one to one.
 
     What is the same as before goes first, so that an unchanged result writes nothing; then edited tracks choose, then
-    the number of shared frames decides.
+    the number of shared frames decides, until nothing is left that shares any.
     """
     targets: dict[int, _New] = {}
-    unchanged: dict[bytes, list[_New]] = {}
+    unchanged: dict[str, list[_New]] = {}
     for new in reversed(news):
         unchanged.setdefault(_fingerprint(new.span), []).append(new)
     for item in edited:
-        if twins := unchanged.get(_fingerprint(item.result)):
+        if twins := unchanged.get(item.base.result or _fingerprint(item.result)):
             targets[item.base.id] = twins.pop()
             targets[item.base.id].target = item.base.id
+    while _vote(news, edited, targets):
+        pass
+    return targets
+
+
+def _vote(news: Sequence[_New], edited: Sequence[_Edited], targets: dict[int, _New]) -> bool:
+    """One round of matching by shared frames, into ``targets``; whether it found any."""
     loose = [new for new in news if new.target is None]
     open_ends = [item for item in edited if item.base.id not in targets]
     frames = _sample([*(new.span for new in loose), *(item.result for item in open_ends)])
     pairs = _pairs([new.span for new in loose], [item.result for item in open_ends], frames)
     votes = Counter((int(i), int(j)) for _, i, j, _ in pairs)
     by_rank = sorted(votes.items(), key=lambda item: (not open_ends[item[0][1]].touched, -item[1], item[0]))
+    found = False
     for (i, j), count in by_rank:
         new, item = loose[i], open_ends[j]
         if new.target is not None or item.base.id in targets:
@@ -346,14 +408,16 @@ def _matched(news: Sequence[_New], edited: Sequence[_Edited]) -> dict[int, _New]
         if item.touched and count < LEAST_SHARE * max(int(np.isin(item.result.visible, frames).sum()), 1):
             continue
         new.target, targets[item.base.id] = item.base.id, new
-    return targets
+        found = True
+    return found
 
 
-def _fingerprint(span: Span) -> bytes:
+def _fingerprint(span: Span) -> str:
     """Equal for tracks that show the same boxes."""
     first = span.visible[0] if len(span.visible) else 0
     stop = span.visible[-1] + 1 if len(span.visible) else 0
-    return int(first).to_bytes(8, "big", signed=True) + span.window(first, stop).round(1).tobytes()
+    boxes = span.window(first, stop).round(1) + 0.0  # no negative zero
+    return hashlib.sha256(int(first).to_bytes(8, "big", signed=True) + boxes.tobytes()).hexdigest()[:32]
 
 
 def _withhold_removed(news: Sequence[_New], lineage: NDArray[np.float64], removed: Sequence[Span], offset: int) -> None:
@@ -438,12 +502,16 @@ def _plan(
         elif new is not None and len(new.frames()):
             replaced = _replaced(item, new, start, stop)
             if replaced is None:
-                keep.append(Pushed(item.base.id, new.track, item.now))
+                keep.append(Pushed(item.base.id, new.track, item.now, result=new.partly))
             else:
                 update.append(replaced)
         else:
             delete.append(item.base)
-    create = [Write(new.track, _cut(new, start, stop)) for new in news if new.target is None and len(new.frames())]
+    create = [
+        Write(new.track, _cut(new, start, stop), result=new.partly)
+        for new in news
+        if new.target is None and len(new.frames())
+    ]
     touched = [item.base.id for item in edited if item.touched]
     return JobPlan(
         create=tuple(create),
@@ -482,6 +550,7 @@ def _merged(item: _Edited, new: _New, start: int, stop: int) -> tuple[Write, Con
         human=tuple(int(frame) for frame in mine),
         ours=_content(new.content, compose([item.result, new.span], pick, start), new.content),
         renamed=item.renamed,
+        result=_fingerprint(new.span),
     )
     return write, (conflict if clash else None)
 
@@ -502,7 +571,7 @@ def _replaced(item: _Edited, new: _New, start: int, stop: int) -> Write | None:
             return None
     else:
         content = dict(cut)
-    return Write(new.track, content, item.base.id)
+    return Write(new.track, content, item.base.id, result=new.partly)
 
 
 def _cut(new: _New, start: int, stop: int) -> Mapping[str, Any]:
