@@ -126,11 +126,6 @@ class PushRecord:
         """(job, CVAT track id) -> our identity."""
         return {(entry.job, entry.cvat_id): entry.track for entry in self.entries}
 
-    @property
-    def track_ids(self) -> tuple[int, ...]:
-        """Our identities, ascending."""
-        return tuple(sorted({entry.track for entry in self.entries}))
-
 
 def load_record(store: TaskStore, task: TaskInfo) -> PushRecord:
     """The task's push record, an empty one before the first write."""
