@@ -305,14 +305,20 @@ def perform(server, script):
                 move(server, identity, frame, (x, 5.0, x + 8, 25.0), outside=what == "outside")
 
 
+# Three tracks, of which a human deletes the second.
+MIDDLE_DELETED = {
+    "first": [],
+    "edits1": [],
+    "second": [track([(0, 0, 0)]), track([(0, 0, 60), (2, 6, 60)]), track([(0, 0, 120)])],
+    "edits2": [("delete", 1, 0, 0.0)],
+}
+
+
 @settings(max_examples=100, deadline=None)
 @given(results(), edits(), results(), edits(), results())
 # Two tracks pass through a box that a human deleted: it must be the same one that gives it up each time.
 @example(
-    first=[],
-    edits1=[],
-    second=[track([(0, 0, 0)]), track([(0, 0, 60), (2, 6, 60)]), track([(0, 0, 120)])],
-    edits2=[("delete", 1, 0, 0.0)],
+    **MIDDLE_DELETED,
     third=[
         track([(0, 0, 0)]),
         track([(0, 0, 60)]),
@@ -322,10 +328,7 @@ def perform(server, script):
 )
 # The same, and what is left of one of them looks like the other.
 @example(
-    first=[],
-    edits1=[],
-    second=[track([(0, 0, 0)]), track([(0, 0, 60), (2, 6, 60)]), track([(0, 0, 120)])],
-    edits2=[("delete", 1, 0, 0.0)],
+    **MIDDLE_DELETED,
     third=[
         track([(0, 0, 0)]),
         track([(0, 0, 60)]),

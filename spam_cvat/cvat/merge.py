@@ -499,7 +499,7 @@ def _plan(
                 keep.append(write.pushed(item.now))
             else:
                 update.append(write)
-        elif new is not None and len(new.frames()):
+        elif new is not None:
             replaced = _replaced(item, new, start, stop)
             if replaced is None:
                 keep.append(Pushed(item.base.id, new.track, item.now, result=new.partly))
