@@ -21,6 +21,7 @@ from spam_cvat import __version__
 from spam_cvat.annotation import Annotation
 from spam_cvat.appearance import open_embedder
 from spam_cvat.charts import Reliability
+from spam_cvat.detections import comparable
 from spam_cvat.detectors import open_detector
 from spam_cvat.errors import InputError
 from spam_cvat.evaluation import Scores
@@ -391,7 +392,7 @@ def calibrations(annotation: Annotation, truth: Tracks) -> list[Reliability]:
     found = annotation.detections
     partner = match_boxes(found.frame, found.box, truth.frame, truth.box)
     identity = np.where(partner >= 0, truth.track[partner], 0).astype(np.int64)
-    candidate = found.score >= float(annotation.config.get("min_score", 0))
+    candidate = comparable(found).score >= float(annotation.config.get("min_score", 0))
     out = [Reliability.of("gate, each candidate box", annotation.gate[candidate], (identity > 0)[candidate])]
     stated, true = [], []
     for level in annotation.levels:

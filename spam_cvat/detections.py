@@ -13,6 +13,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from spam_cvat.errors import InputError
 
+# What a detector gives the boxes that it is surest of lies between this and 1 for most; some never come near, as
+# their confidences are products of two, or similarities with a text.
+SUREST = 0.9
+# So many boxes, or one in so many frames, are the surest ones; one alone may be a freak.
+SUREST_BOXES, SUREST_FRAMES = 50, 100
+# Where even these are less sure than that, confidences say that nobody is there.
+LEAST_SUREST = 0.3
+
 
 @dataclass(frozen=True)
 class VideoInfo:
@@ -201,3 +209,24 @@ class Detections:
         if embedding is not None and len(embedding) != len(self):
             raise InputError(f"{self.video.name}: {len(embedding)} embeddings for {len(self)} detections")
         return replace(self, embedding=embedding)
+
+
+def score_scale(detections: Detections) -> float:
+    """By how much confidences must be multiplied so that the detector's surest boxes get :data:`SUREST`; 1 at least.
+
+    The networks were trained on simulated detectors, whose confidence ends at :data:`SUREST` or above. One whose
+    confidence ends at 0.5 would have all its boxes doubted. Too few boxes to tell, or none that is surer than
+    :data:`LEAST_SUREST`, are not taken for more than that.
+    """
+    surest = max(SUREST_BOXES, detections.video.num_frames // SUREST_FRAMES)
+    if len(detections) < surest:
+        return 1.0
+    return max(1.0, SUREST / max(float(np.partition(detections.score, -surest)[-surest]), LEAST_SUREST))
+
+
+def comparable(detections: Detections) -> Detections:
+    """The same boxes with confidences that mean about the same whatever the detector, see :func:`score_scale`."""
+    scale = score_scale(detections)
+    if scale == 1:
+        return detections
+    return replace(detections, score=np.minimum(detections.score * np.float32(scale), np.float32(1)))

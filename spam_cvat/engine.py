@@ -15,16 +15,17 @@ from numpy.typing import NDArray
 from spam_cvat import __version__
 from spam_cvat.annotation import Annotation
 from spam_cvat.answers import Answer, Clamps, digest, resolve
-from spam_cvat.detections import Detections
+from spam_cvat.detections import Detections, comparable, score_scale
 from spam_cvat.errors import InputError
 from spam_cvat.hierarchy import finish
 from spam_cvat.hierarchy import weights as weight_files
 from spam_cvat.hierarchy.amend import amend
 from spam_cvat.hierarchy.assignment import Guard, People
 from spam_cvat.hierarchy.calibration import sigmoid
-from spam_cvat.hierarchy.geometry import Clip
+from spam_cvat.hierarchy.geometry import Clip, people_shaped
 from spam_cvat.hierarchy.levels import ClipResult, Policy, Scorer, run_clip
 from spam_cvat.hierarchy.stitching import Linked, clip_ranges, join_clips
+from spam_cvat.tracks import Tracks
 
 # Log odds of boxes that are no candidates.
 NOT_REAL = 6.0
@@ -36,7 +37,8 @@ class EngineConfig:
     """How to annotate. Plain values, so that an annotation can say how it was made.
 
     Attributes:
-        min_score: boxes below this confidence are no candidates (answers about them still count).
+        min_score: boxes below this confidence are no candidates (answers about them still count). It is compared with
+            what :func:`spam_cvat.detections.comparable` makes of the detector's confidences.
         gate: whether the gate may drop boxes; without it every candidate enters the hierarchy and every track stays.
         max_gap: longest gap in seconds that is filled between two boxes of a track.
         smooth: whether boxes are smoothed along the track as far as the scene bears it.
@@ -78,23 +80,35 @@ def annotate(
         )
     clamps = resolve(answers or (), detections)
     scorer = weight_files.load(weights)
-    rows = np.flatnonzero((detections.score >= config.min_score) | (clamps.gate == 1))
-    linked = _linked(detections.select(rows), warps, _clamps_of(clamps, rows), scorer, config)
+    judged = comparable(detections)
+    rows = np.flatnonzero((judged.score >= config.min_score) | (clamps.gate == 1))
+    linked = _linked(*people_shaped(judged.select(rows), warps), _clamps_of(clamps, rows), scorer, config)
     linked = _spread(linked, rows, len(detections))
     gate = np.where(clamps.gate >= 0, clamps.gate, sigmoid(linked.gate))
     stays = _tracks_to_keep(detections, linked, clamps.gate, config)
     node = linked.node.copy()
     inside = np.flatnonzero(node >= 0)
     node[inside[~stays[node[inside]]]] = -1
-    tracks = finish.make_tracks(detections, warps, node, clamps.boxes, max_gap=config.max_gap, smooth=config.smooth)
+    tracks = finish.make_tracks(judged, warps, node, clamps.boxes, max_gap=config.max_gap, smooth=config.smooth)
+    scale = score_scale(detections)
     provenance: dict[str, Any] = {
         "program": f"spam-cvat {__version__}",
         "weights": scorer.digest,
+        "score_scale": scale,
         "answers": digest(answers or ()),
         "conflicts": list(clamps.conflicts),
         "unknown": list(clamps.unknown),
     }
+    tracks = _with_own_scores(tracks, detections, scale)
     return Annotation(detections, gate.astype(np.float32), linked.levels, tracks, asdict(config), provenance)
+
+
+def _with_own_scores(tracks: Tracks, detections: Detections, scale: float) -> Tracks:
+    """The tracks with the detector's own confidences, which people know and set thresholds by."""
+    seen = tracks.detection >= 0
+    score = tracks.score / np.float32(scale)
+    score[seen] = detections.score[tracks.detection[seen]]
+    return replace(tracks, score=score)
 
 
 def _linked(

@@ -1,12 +1,14 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from benchmarks import dancetrack, evaluation, mot17, speed
+from benchmarks import dancetrack, evaluation, mot17, robustness, speed
 from benchmarks.common import SPLITS, main
 from spam_cvat.errors import InputError, SpamError
 from spam_cvat.evaluation import evaluate_files
+from spam_cvat.formats.mot import read_sequence
 
 INFO = "[Sequence]\nname={name}\nframeRate=25\nseqLength=40\nimWidth=640\nimHeight=480\n"
 
@@ -113,3 +115,19 @@ def test_a_python_without_trackeval_is_named(data, tmp_path):
         evaluation.run(["--out", str(tmp_path), "--trackeval", "/bin/false"])
     with pytest.raises(SpamError, match="gone: cannot run it: No such file or directory"):
         evaluation.run(["--out", str(tmp_path), "--trackeval", str(tmp_path / "gone")])
+
+
+def test_changes_for_robustness_keep_boxes_truth_and_motion_together(data):
+    shift = np.tile([[1.0, 0, 2], [0, 1, -1]], (40, 1, 1))
+    sequence = replace(read_sequence(data / "mot17" / "train" / "a"), warps=shift)
+    rng = np.random.default_rng(0)
+    slow = robustness.CHANGES["slow"](sequence, rng)
+    assert (slow.video.num_frames, slow.video.fps) == (14, pytest.approx(25 / 3))
+    np.testing.assert_allclose(slow.warps[1:, :, 2], [[6, -3]] * 13, atol=1e-9)
+    third = sequence.detections.frame == 9
+    assert (slow.detections.box[slow.detections.frame == 3] == sequence.detections.box[third]).all()
+    assert (slow.ground_truth.box[slow.ground_truth.frame == 3] == sequence.ground_truth.box[third]).all()
+    halved = robustness.CHANGES["halved"](sequence, rng).detections
+    np.testing.assert_allclose(halved.score, sequence.detections.score / 2)
+    assert 70 < len(robustness.CHANGES["thinned"](sequence, rng).detections) < 115
+    assert robustness.CHANGES["unsteady"](sequence, rng).warps is None

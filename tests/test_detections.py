@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import detections
 
-from spam_cvat.detections import Detections, VideoInfo, detection_ids
+from spam_cvat.detections import LEAST_SUREST, SUREST, Detections, VideoInfo, comparable, detection_ids, score_scale
 from spam_cvat.errors import InputError
 
 VIDEO = VideoInfo("clip", 10, 640, 480, 25)
@@ -107,3 +107,37 @@ def test_nothing_is_a_table_too():
     assert len(table) == len(table.id) == 0
     assert len(list(table.by_frame())) == 10
     assert len(Detections.empty(VideoInfo("none", 0, 1, 1)).window(0, 0)) == 0
+
+
+def _scored(score: np.ndarray, frames: int = 100) -> Detections:
+    """Boxes side by side, as many in every frame."""
+    place = np.arange(len(score))
+    left = 20.0 * (place // frames)
+    box = np.stack([left, np.zeros(len(score)), left + 10, np.full(len(score), 20.0)], axis=1)
+    return Detections.create(VideoInfo("clip", frames, 640, 480, 25), place % frames, box, score)
+
+
+@pytest.mark.parametrize("top", [0.4, 0.6, 0.89])
+def test_confidences_of_a_detector_that_is_never_sure_are_brought_up(top):
+    rng = np.random.default_rng(0)
+    table = _scored(rng.uniform(0, top, 1000))
+    brought = comparable(table)
+    assert np.partition(brought.score, -50)[-50] == pytest.approx(SUREST, abs=1e-6)
+    assert brought.score.max() <= 1
+    below = brought.score < 1
+    np.testing.assert_allclose(brought.score[below] / table.score[below], score_scale(table), 1e-5)
+    assert (brought.id == table.id).all()
+
+
+def test_confidences_stay_where_the_detector_is_sure_or_nothing_can_be_told():
+    rng = np.random.default_rng(0)
+    sure = _scored(np.concatenate([rng.uniform(0, 0.3, 3000), rng.uniform(0.9, 1, 60)]))
+    assert comparable(sure) is sure, "a few sure boxes among much junk"
+    few = _scored(np.full(49, 0.4))
+    assert comparable(few) is few
+    assert comparable(Detections.empty(VIDEO)).score.tolist() == []
+
+
+def test_a_detector_that_sees_nobody_is_not_believed_more_than_it_says():
+    faint = _scored(np.full(500, 0.06))
+    np.testing.assert_allclose(comparable(faint).score, 0.06 * SUREST / LEAST_SUREST, rtol=1e-6)

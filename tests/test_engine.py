@@ -75,6 +75,33 @@ def test_an_annotation_survives_a_round_trip(annotation: Annotation) -> None:
     assert [level.stage for level in back.levels] == [level.stage for level in annotation.levels]
 
 
+@pytest.mark.parametrize("factor", [0.5, 0.35])
+def test_a_detector_that_is_never_sure_is_understood(street: Scene, annotation: Annotation, factor: float) -> None:
+    timid = replace(street.detections, score=street.detections.score * np.float32(factor))
+    found = annotate(timid, warps=street.warps)
+    assert found.provenance["score_scale"] > 1 == annotation.provenance["score_scale"]
+    assert evaluate(annotation.tracks, found.tracks).IDF1 > 0.95
+    seen = found.tracks.detection >= 0
+    assert (found.tracks.score[seen] == timid.score[found.tracks.detection[seen]]).all()
+    assert found.tracks.score.max() <= timid.score.max()
+
+
+@pytest.mark.parametrize("factor", [3.0, 0.5], ids=["cars", "posts"])
+def test_objects_that_are_not_shaped_like_people_are_linked_as_well(
+    street: Scene, annotation: Annotation, factor: float
+) -> None:
+    wide = np.array([factor, 1, factor, 1], np.float32)
+    video = replace(street.detections.video, width=round(street.detections.video.width * factor))
+    detections = replace(street.detections, video=video, box=street.detections.box * wide)
+    warps = street.warps * np.array([[1, factor, factor], [1 / factor, 1, 1]])
+    tracks = annotate(detections, warps=warps).tracks
+    expected = replace(annotation.tracks, box=annotation.tracks.box * wide)
+    assert evaluate(expected, tracks).IDF1 > 0.95
+    assert np.median(tracks.box[:, 2] - tracks.box[:, 0]) == pytest.approx(
+        np.median(expected.box[:, 2] - expected.box[:, 0]), rel=0.05
+    )
+
+
 def _scaled(scene: Scene, factor: float) -> Detections:
     d = scene.detections
     video = replace(d.video, width=int(d.video.width * factor), height=int(d.video.height * factor))

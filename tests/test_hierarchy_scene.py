@@ -8,7 +8,7 @@ from spam_cvat.detections import Detections, VideoInfo
 from spam_cvat.hierarchy import graph as graphs
 from spam_cvat.hierarchy.filling import fill
 from spam_cvat.hierarchy.finish import believable, smoothed
-from spam_cvat.hierarchy.geometry import Clip, to_corners
+from spam_cvat.hierarchy.geometry import Clip, people_shaped, to_corners
 from spam_cvat.hierarchy.levels import (
     EXTENTS,
     FINAL_LEVEL,
@@ -272,3 +272,33 @@ def test_a_track_of_sure_boxes_stays_whatever_it_looks_like_as_a_whole() -> None
         clip, _ = clip_of((100 + step)[None], score=score)
         result = run_clip(clip, Doubtful(), Policy(gate=0.0, weak=0.0))
         assert (result.track_gate > 0).tolist() == [stays]
+
+
+def _shaped(label: np.ndarray, ratio: np.ndarray) -> Detections:
+    rng = np.random.default_rng(0)
+    left, height = rng.uniform(0, 500, len(ratio)), rng.uniform(50, 90, len(ratio))
+    box = np.stack([left, 10 + 0 * left, left + ratio * height, 10 + height], axis=1)
+    video = VideoInfo("clip", 50, 640, 480)
+    return Detections.create(video, np.arange(len(ratio)) % 50, box, np.full(len(ratio), 0.9), label, ("person", "car"))
+
+
+def test_cars_are_squeezed_together_with_the_camera_motion() -> None:
+    cars = _shaped(np.ones(200, int), np.full(200, 1.6))
+    turn = np.array([[0.99, -0.02, 7.0], [0.03, 1.01, -4.0]])
+    warps = np.tile(turn, (50, 1, 1))
+    shaped, squeezed = people_shaped(cars, warps)
+    size = shaped.box[:, 2:] - shaped.box[:, :2]
+    np.testing.assert_allclose(size[:, 0] / size[:, 1], 0.4, rtol=1e-4)
+    assert shaped.video.width == 160
+    assert squeezed is not None
+    point = np.array([300.0, 200.0])
+    moved = turn[:, :2] @ point + turn[:, 2]
+    again = squeezed[3, :, :2] @ (point * [0.25, 1]) + squeezed[3, :, 2]
+    np.testing.assert_allclose(again, moved * [0.25, 1])
+
+
+def test_people_keep_their_shape_also_among_cars() -> None:
+    label = np.arange(200) % 4 > 0
+    mixed = _shaped(label.astype(int), np.where(label, 1.6, 0.4))
+    assert people_shaped(mixed, None) == (mixed, None)
+    assert people_shaped(Detections.empty(VideoInfo("empty", 2, 64, 64)), None)[1] is None

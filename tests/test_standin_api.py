@@ -70,7 +70,9 @@ def http(server: CvatStandin) -> Iterator[httpx.Client]:
 
 @pytest.fixture(scope="module")
 def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return encode_video(clip(60), tmp_path_factory.mktemp("video") / "clip.avi")
+    path = tmp_path_factory.mktemp("video") / "clip.avi"
+    path.write_bytes(encode_video(clip(60)))
+    return path
 
 
 # --- login and version ------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from spam_cvat.annotation import Annotation, Edges, candidate_edges
 from spam_cvat.answers import Answer, Clamps, resolve
 from spam_cvat.boxes import area, clip_boxes, iou_matrix, iou_pairs
+from spam_cvat.detections import comparable
 from spam_cvat.review.questions import MAX_CANDIDATES, MAX_MOMENTS, PRICES, Question
 from spam_cvat.review.uncertainty import (
     Links,
@@ -557,7 +558,8 @@ def fix_questions(scene: Scene) -> Iterator[Question]:
     much overlap is missing is learned from the boxes answered so far.
     """
     det = scene.detections
-    missing = FIX_LOSS + FIX_LOSS_PER_SCORE * (1 - det.score.astype(np.float64))
+    score = comparable(det).score.astype(np.float64)
+    missing = FIX_LOSS + FIX_LOSS_PER_SCORE * (1 - score)
     missing *= _measured_loss(scene, missing)
     reach = max(FIX_REACH * det.video.fps, 1)
     for track in scene.tracks:
@@ -570,7 +572,7 @@ def fix_questions(scene: Scene) -> Iterator[Question]:
                 index = int(np.argmin(np.abs(frame - middle)))
                 row = int(track.rows[index])
                 reached = min((stop - start) / parts, 2 * reach)
-                if scene.judged[row] or reached < 2 or det.score[row] < MIN_FIXED_SCORE:
+                if scene.judged[row] or reached < 2 or score[row] < MIN_FIXED_SCORE:
                     continue
                 # Refining boxes of somebody else's stretch does damage: confirmed tracks come first.
                 real = 1.0 if scene.clamps.gate[row] == 1 else 0.5 * float(scene.real[track.rows].mean())

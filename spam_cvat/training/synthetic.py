@@ -24,7 +24,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.signal import lfilter
 
 from spam_cvat.boxes import area, iou_pairs, warp_boxes
-from spam_cvat.detections import Detections, VideoInfo, detection_ids
+from spam_cvat.detections import SUREST, Detections, VideoInfo, detection_ids
 from spam_cvat.errors import InputError
 from spam_cvat.tracks import Tracks
 
@@ -559,7 +559,7 @@ def _random_detector(rng: np.random.Generator, detector: DetectorConfig) -> Dete
         detector,
         base=float(np.clip(detector.base + (-0.4 if sure else 0) + strength + rng.normal(0, 0.35), 1.0, 5.0)),
         sharpness=float(rng.uniform(2, 5)) if sure else _vary(rng, detector.sharpness, 0.25),
-        cap=1.0 if sure else float(rng.uniform(0.9, 1.0)),
+        cap=1.0 if sure else float(rng.uniform(SUREST, 1.0)),
         visibility_gain=_vary(rng, detector.visibility_gain * (1.6 if sure else 1), 0.45),
         size_gain=_vary(rng, detector.size_gain, 0.3),
         small=_vary(rng, detector.small, 0.4),

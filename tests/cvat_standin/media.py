@@ -6,7 +6,6 @@ task.
 """
 
 import io
-import tempfile
 import threading
 import zipfile
 from collections import OrderedDict
@@ -267,17 +266,10 @@ def make_frames(files: dict[str, bytes], parameters: dict[str, Any], step: int) 
     return ImageFrames([(name, files[name]) for name in names[start : last + 1 : step]], quality=quality)
 
 
-def encode_video(
-    images: Iterator[np.ndarray] | Sequence[np.ndarray], path: Path | None = None, *, fps: int = 10
-) -> Path:
-    """Write pictures ((H, W, 3) uint8, blue green red) as a lossless AVI, for tests that need a small video.
-
-    Returns:
-        The file: ``path``, or one in the temporary folder.
-    """
-    if path is None:
-        path = Path(tempfile.mkdtemp(prefix="cvat-standin-")) / "clip.avi"
-    with av.open(str(path), "w") as container:
+def encode_video(images: Iterator[np.ndarray] | Sequence[np.ndarray], *, fps: int = 10) -> bytes:
+    """Pictures ((H, W, 3) uint8, blue green red) as a lossless AVI, for tests that need a small video."""
+    file = io.BytesIO()
+    with av.open(file, "w", format="avi") as container:
         stream: Any = None
         for image in images:
             if stream is None:
@@ -288,4 +280,4 @@ def encode_video(
             container.mux(stream.encode(frame))
         if stream is not None:
             container.mux(stream.encode())
-    return path
+    return file.getvalue()

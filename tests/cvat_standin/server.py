@@ -234,8 +234,7 @@ class CvatStandin:
         Args:
             video: a file, or pictures (H, W, 3) uint8, blue green red.
         """
-        path = video if isinstance(video, Path) else encode_video(video)
-        files = {path.name: path.read_bytes()}
+        files = {video.name: video.read_bytes()} if isinstance(video, Path) else {"clip.avi": encode_video(video)}
         return self._create_task(name, labels, owner, organization, segment_size, overlap, files, data)
 
     def create_task_from_images(
