@@ -4,10 +4,12 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spam_cvat.detections import Detections, VideoInfo
+from spam_cvat.hierarchy import network
 from spam_cvat.hierarchy.assignment import follow, marginals, round_links
 from spam_cvat.hierarchy.calibration import expected_calibration_error, fit_platt, sigmoid
 from spam_cvat.hierarchy.geometry import Clip
@@ -22,6 +24,7 @@ from spam_cvat.hierarchy.grouping import (
     smallest_in_group,
 )
 from spam_cvat.hierarchy.motion_fit import Members
+from spam_cvat.hierarchy.network import GraphNetwork, NetworkConfig
 
 
 def test_pairs_of_ranges_are_all_pairs() -> None:
@@ -132,3 +135,17 @@ def test_platt_undoes_overconfidence() -> None:
     assert offset == pytest.approx(-1 / 3, abs=0.06)
     assert expected_calibration_error(sigmoid(slope * (3 * true_logit + 1) + offset), truth) < 0.02
     assert expected_calibration_error(sigmoid(3 * true_logit + 1), truth) > 0.08
+
+
+def test_edges_worked_on_in_blocks_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    net = GraphNetwork(NetworkConfig(node_features=5, edge_features=7))
+    x, attr = torch.randn(40, 5), torch.randn(300, 7)
+    edge = torch.randint(0, 40, (2, 300)).sort(0).values
+    with torch.inference_mode():
+        whole = net(x, edge, attr)
+        monkeypatch.setattr(network, "BLOCK", 64)
+        blocks = net(x, edge, attr)
+        none = net(x, edge[:, :0], attr[:0])
+    torch.testing.assert_close(blocks, whole)
+    assert [len(part) for part in none] == [40, 0]
