@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 from benchmarks.common import COUNTS, PERCENT, Run, finish, main, options, progress, read_sequences, run_variant
 from benchmarks.common import sequence_folders as folders
 from benchmarks.trackers import trackers
-from spam_cvat.detections import Detections
+from spam_cvat.detections import Detections, confidences_of
 from spam_cvat.errors import InputError
 from spam_cvat.formats.mot import Sequence
+from spam_cvat.hierarchy.calibration import logit
 from spam_cvat.motion import between, cumulative
 
 Floats = NDArray[np.float64]
@@ -78,6 +79,13 @@ def rescored(score: Callable[[Floats], Floats]) -> Change:
         return replace(sequence, detections=detections)
 
     return change
+
+
+def margins(sequence: Sequence, _: np.random.Generator) -> Sequence:
+    """The detector lists margins (log odds, up to 7) in place of confidences, as a file with such numbers is read."""
+    found = sequence.detections.select(sequence.detections.score >= REPORTED)
+    score = confidences_of(np.minimum(logit(found.score.astype(np.float64)), 7), found.video.num_frames)
+    return replace(sequence, detections=replace(found, score=score.astype(np.float32)))
 
 
 def displaced(sequence: Sequence, rng: np.random.Generator) -> Sequence:
@@ -145,6 +153,7 @@ CHANGES: dict[str, Change] = {
     "cubed": rescored(lambda score: score**3),
     "root": rescored(np.cbrt),
     "one": rescored(lambda score: np.where(score >= 0.5, 1.0, 0.0)),
+    "margins": margins,
     "displaced": displaced,
     "thinned": thinned,
     "wide": reshaped(3),

@@ -20,6 +20,8 @@ SUREST = 0.9
 SUREST_BOXES, SUREST_FRAMES = 50, 100
 # Where even these are less sure than that, confidences say that nobody is there.
 LEAST_SUREST = 0.3
+# What the least sure box of a detector gets whose confidences are no probabilities (margins, per cent).
+LEAST_SURE = 0.3
 
 
 @dataclass(frozen=True)
@@ -218,10 +220,10 @@ def score_scale(detections: Detections) -> float:
     confidence ends at 0.5 would have all its boxes doubted. Too few boxes to tell, or none that is surer than
     :data:`LEAST_SUREST`, are not taken for more than that.
     """
-    surest = max(SUREST_BOXES, detections.video.num_frames // SUREST_FRAMES)
-    if len(detections) < surest:
+    frames = detections.video.num_frames
+    if len(detections) < _surest_boxes(frames):
         return 1.0
-    return max(1.0, SUREST / max(float(np.partition(detections.score, -surest)[-surest]), LEAST_SUREST))
+    return max(1.0, SUREST / max(_surest(detections.score, frames), LEAST_SUREST))
 
 
 def comparable(detections: Detections) -> Detections:
@@ -230,3 +232,25 @@ def comparable(detections: Detections) -> Detections:
     if scale == 1:
         return detections
     return replace(detections, score=np.minimum(detections.score * np.float32(scale), np.float32(1)))
+
+
+def confidences_of(margin: NDArray[np.float64], num_frames: int) -> NDArray[np.float64]:
+    """Confidences for numbers that only say which box a detector is surer of. (N,) finite -> (N,) in [0, 1].
+
+    In a straight line from :data:`LEAST_SURE` to :data:`SUREST` for the surest ones; :data:`SUREST` where all are
+    equal. Detectors list what they are at least somewhat sure of, so the least one is not nothing.
+    """
+    low, high = margin.min(initial=np.inf), _surest(margin, num_frames)
+    if not low < high:
+        return np.full(len(margin), SUREST)
+    return np.clip(LEAST_SURE + (SUREST - LEAST_SURE) * (margin - low) / (high - low), 0, 1)
+
+
+def _surest_boxes(num_frames: int) -> int:
+    return max(SUREST_BOXES, num_frames // SUREST_FRAMES)
+
+
+def _surest(score: NDArray[np.floating], num_frames: int) -> float:
+    """What the surest boxes have at least, all of them where there are few."""
+    count = min(_surest_boxes(num_frames), len(score))
+    return float(np.partition(score, -count)[-count]) if count else 0.0

@@ -6,6 +6,7 @@ everything that leaves this module counts from 0 and holds corners. A bad row is
 """
 
 import configparser
+import logging
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spam_cvat.boxes import xywh_to_xyxy
-from spam_cvat.detections import Detections, VideoInfo
+from spam_cvat.detections import Detections, VideoInfo, confidences_of
 from spam_cvat.errors import InputError
 from spam_cvat.formats.table import Table, read_table, read_text
 from spam_cvat.tracks import Tracks
@@ -23,6 +24,10 @@ from spam_cvat.tracks import Tracks
 PEDESTRIAN = 1
 # A score such as 1.0000001 is a rounding of the program that wrote it, not a mistake.
 SCORE_SLACK = 1e-4
+# So many confidences outside 0..1, and such a share of all, are no mistake but another scale.
+MARGINS, MARGIN_SHARE = 20, 0.05
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -180,15 +185,31 @@ def read_sequence(folder: str | Path, detections: str | Path | None = "yolox_x")
 def read_detections(path: str | Path, video: VideoInfo) -> Detections:
     """Read a detection file: ``frame,-1,left,top,width,height[,confidence,...]``, frames from 1.
 
+    A file whose confidences are all -1 has none, and they count as 1. Where many lie outside 0..1, as in MOTChallenge's
+    files of detectors that give margins or per cent, :func:`spam_cvat.detections.confidences_of` makes some of them.
+
     Raises:
         InputError: ``file:line: reason`` for the first bad row.
     """
     table = read_table(path, columns=6)
     frame, box = _frames_and_boxes(table, video, area=True)
+    return Detections.create(video, frame, box, _confidences(table, video))
+
+
+def _confidences(table: Table, video: VideoInfo) -> NDArray[np.float64]:
+    """The seventh column as confidences in [0, 1], (N,)."""
     score = table.column(6, missing=1)
-    wrong = ~((score >= -SCORE_SLACK) & (score <= 1 + SCORE_SLACK))
-    table.refuse(wrong, lambda row: f"confidence {score[row]:g} is outside 0..1; rescale the file's scores")
-    return Detections.create(video, frame, box, np.clip(score, 0, 1))
+    if (score == -1).all():
+        return np.ones(len(score))
+    outside = ~((score >= -SCORE_SLACK) & (score <= 1 + SCORE_SLACK))
+    if outside.sum() >= max(MARGINS, MARGIN_SHARE * len(score)) and np.isfinite(score).all():
+        log.warning(
+            "%s: confidences of %g to %g are no probabilities; only their order and distances are used",
+            table.path, score.min(), score.max(),
+        )  # fmt: skip
+        return confidences_of(score, video.num_frames)
+    table.refuse(outside, lambda row: f"confidence {score[row]:g} is outside 0..1; rescale the file's scores")
+    return np.clip(score, 0, 1)
 
 
 def read_tracks(path: str | Path, video: VideoInfo, labels: Rows[str] = ("person",)) -> Tracks:

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from strategies import detections, tracks
 
-from spam_cvat.detections import VideoInfo
+from spam_cvat.detections import LEAST_SURE, SUREST, VideoInfo
 from spam_cvat.errors import InputError
 from spam_cvat.formats.mot import (
     first_half,
@@ -103,6 +103,29 @@ def test_an_empty_file_is_an_empty_table(write):
     assert len(read_detections(write(""), VIDEO)) == 0
     assert len(read_tracks(write("\n"), VIDEO)) == 0
     assert len(read_ground_truth(write(""), VIDEO)) == 0
+
+
+def test_a_file_without_confidences_says_so_with_minus_one(write):
+    assert read_detections(write("1,-1,10,20,5,8,-1\n2,-1,10,20,5,8,-1\n"), VIDEO).score.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("margins", [np.linspace(-0.5, 3.5, 200), np.linspace(2, 98, 200), np.linspace(0, 1.2, 200)])
+def test_margins_and_per_cent_become_confidences_in_the_same_order(write, caplog, margins):
+    rows = [f"{k % 10 + 1},-1,{10 + k},20,5,8,{margin}\n" for k, margin in enumerate(margins)]
+    path = write("".join(rows))
+    found = read_detections(path, VIDEO)
+    score = found.score[np.argsort(found.box[:, 0])]
+    assert score[0] == pytest.approx(LEAST_SURE)
+    assert np.sort(score)[-50] == pytest.approx(SUREST)
+    assert (np.diff(score) >= 0).all()
+    assert (np.diff(score[:150]) > 0).all()
+    assert str(path) in caplog.text
+    assert "no probabilities" in caplog.text
+
+
+def test_equal_confidences_of_another_scale_are_all_sure(write):
+    found = read_detections(write("".join(f"1,-1,{k},20,5,8,100\n" for k in range(30))), VIDEO)
+    np.testing.assert_allclose(found.score, SUREST)
 
 
 GOOD = "1,-1,10,20,5,8,0.5\n"
