@@ -96,6 +96,17 @@ def displaced(sequence: Sequence, rng: np.random.Generator) -> Sequence:
     return replace(sequence, detections=_create(found, found.frame, box))
 
 
+def repeated(sequence: Sequence, rng: np.random.Generator) -> Sequence:
+    """The detector does not suppress: seven boxes of ten come a second and a third time, a little off and less sure."""
+    found = sequence.detections
+    parts = [found]
+    for _ in range(2):
+        some = displaced(replace(sequence, detections=found.select(rng.random(len(found)) < 0.7)), rng).detections
+        parts.append(replace(some, score=(some.score * rng.uniform(0.6, 1, len(some))).astype(np.float32)))
+    frame, box, score = (np.concatenate([getattr(part, name) for part in parts]) for name in ("frame", "box", "score"))
+    return replace(sequence, detections=Detections.create(found.video, frame, box, score, labels=found.labels))
+
+
 def thinned(sequence: Sequence, rng: np.random.Generator) -> Sequence:
     """A fifth of all boxes is not found."""
     return replace(sequence, detections=sequence.detections.select(rng.random(len(sequence.detections)) >= 0.2))
@@ -155,6 +166,7 @@ CHANGES: dict[str, Change] = {
     "one": rescored(lambda score: np.where(score >= 0.5, 1.0, 0.0)),
     "margins": margins,
     "displaced": displaced,
+    "repeated": repeated,
     "thinned": thinned,
     "wide": reshaped(3),
     "narrow": reshaped(0.5),

@@ -22,7 +22,7 @@ from spam_cvat.hierarchy import weights as weight_files
 from spam_cvat.hierarchy.amend import amend
 from spam_cvat.hierarchy.assignment import Guard, People
 from spam_cvat.hierarchy.calibration import sigmoid
-from spam_cvat.hierarchy.geometry import Clip, people_shaped
+from spam_cvat.hierarchy.geometry import Clip, listed_once, people_shaped
 from spam_cvat.hierarchy.levels import ClipResult, Policy, Scorer, run_clip
 from spam_cvat.hierarchy.stitching import Linked, clip_ranges, join_clips
 from spam_cvat.tracks import Tracks
@@ -39,7 +39,8 @@ class EngineConfig:
     Attributes:
         min_score: boxes below this confidence are no candidates (answers about them still count). It is compared with
             what :func:`spam_cvat.detections.comparable` makes of the detector's confidences.
-        gate: whether the gate may drop boxes; without it every candidate enters the hierarchy and every track stays.
+        gate: whether boxes may be dropped, by the gate or as a second one of the same object; without it every
+            candidate enters the hierarchy and every track stays.
         max_gap: longest gap in seconds that is filled between two boxes of a track.
         smooth: whether boxes are smoothed along the track as far as the scene bears it.
         min_seconds: shorter tracks are left out unless an answer holds them.
@@ -81,8 +82,12 @@ def annotate(
     clamps = resolve(answers or (), detections)
     scorer = weight_files.load(weights)
     judged = comparable(detections)
-    rows = np.flatnonzero((judged.score >= config.min_score) | (clamps.gate == 1))
-    linked = _linked(*people_shaped(judged.select(rows), warps), _clamps_of(clamps, rows), scorer, config)
+    plain = judged.score >= config.min_score
+    if config.gate:
+        plain &= listed_once(judged)
+    rows = np.flatnonzero(plain | (clamps.gate == 1))
+    candidates, motion = people_shaped(judged.select(rows), warps)
+    linked = _linked(candidates, motion, plain[rows], _clamps_of(clamps, rows), scorer, config)
     linked = _spread(linked, rows, len(detections))
     gate = np.where(clamps.gate >= 0, clamps.gate, sigmoid(linked.gate))
     stays = _tracks_to_keep(detections, linked, clamps.gate, config)
@@ -112,9 +117,17 @@ def _with_own_scores(tracks: Tracks, detections: Detections, scale: float) -> Tr
 
 
 def _linked(
-    candidates: Detections, warps: NDArray[np.float64] | None, clamps: Clamps, scorer: Scorer, config: EngineConfig
+    candidates: Detections,
+    warps: NDArray[np.float64] | None,
+    plain: NDArray[np.bool_],
+    clamps: Clamps,
+    scorer: Scorer,
+    config: EngineConfig,
 ) -> Linked:
-    """The candidates through the hierarchy, clip by clip: without answers first, which are then imposed."""
+    """The candidates through the hierarchy, clip by clip: without answers first, which are then imposed.
+
+    ``plain`` (N,) are those that are candidates whatever was answered.
+    """
     policy = Policy() if config.gate else Policy(gate=-np.inf)
     people = People(clamps, candidates.frame.astype(np.int64))
     parts = []
@@ -124,7 +137,7 @@ def _linked(
         guard = Guard(people, window.frame.astype(np.int64) + start, low, high)
         said = clamps.gate[low:high]
         # What is found without answers must not depend on them, so boxes that only an answer lets in wait.
-        seen = np.flatnonzero(window.score >= config.min_score)
+        seen = np.flatnonzero(plain[low:high])
         whole = Clip.create(window, motion)
         alone = whole if len(seen) == len(window) else Clip.create(window.select(seen), motion)
         part = run_clip(alone, scorer, policy)

@@ -15,6 +15,7 @@ from spam_cvat.engine import EngineConfig, annotate
 from spam_cvat.errors import InputError
 from spam_cvat.evaluation import evaluate
 from spam_cvat.hierarchy import stitching
+from spam_cvat.hierarchy.geometry import listed_once
 from spam_cvat.hierarchy.levels import BORDER, EXTENTS, STAGES, stage_name
 from spam_cvat.hierarchy.stitching import clip_ranges
 from spam_cvat.training.synthetic import EmbedderConfig, Scene, generate_scene, preset
@@ -84,6 +85,26 @@ def test_a_detector_that_is_never_sure_is_understood(street: Scene, annotation: 
     seen = found.tracks.detection >= 0
     assert (found.tracks.score[seen] == timid.score[found.tracks.detection[seen]]).all()
     assert found.tracks.score.max() <= timid.score.max()
+
+
+def test_a_detector_that_lists_people_twice_is_understood(street: Scene, annotation: Annotation) -> None:
+    rng = np.random.default_rng(0)
+    once = street.detections
+    height = (once.box[:, 3] - once.box[:, 1])[:, None]
+    again = once.box + 0.02 * height * rng.standard_normal(once.box.shape).astype(np.float32)
+    twice = Detections.create(
+        once.video,
+        np.concatenate([once.frame, once.frame]),
+        np.concatenate([once.box, again]),
+        np.concatenate([once.score, 0.9 * once.score]),
+        drop_bad=True,
+    )
+    listed = listed_once(twice)
+    assert 0.9 * len(once) < listed.sum() < 1.2 * len(once)
+    assert evaluate(annotation.tracks, annotate(twice, warps=street.warps).tracks).IDF1 > 0.9
+    assert listed_once(once).all()
+    kept = annotate(twice, warps=street.warps, config=EngineConfig(gate=False)).levels[0].node
+    assert (kept[twice.score >= EngineConfig().min_score] >= 0).all()
 
 
 @pytest.mark.parametrize("factor", [3.0, 0.5], ids=["cars", "posts"])

@@ -25,6 +25,10 @@ MAX_STRETCH = 1.5
 # stages at hand and on the generated scenes that networks are trained on. What lies outside is no scene of people and
 # is squeezed until half of its boxes are narrower than this.
 PEOPLE, PERSON = (0.3, 0.7), 0.4
+# A detector that lists more than this share of its boxes a second time, with an IoU over the first number, does not
+# suppress such boxes itself; then those go that overlap a better one by more than the second number. Networks were
+# trained on detectors that suppress from 0.3 to 0.7. It is told from about so many boxes.
+TWINS, TWIN, SUPPRESSED, SAMPLE = 0.01, 0.75, 0.6, 5_000
 # Boxes of this confidence tell the shape, of labels that have more than this share of them.
 SHAPED, RARE = 0.5, 0.1
 
@@ -115,6 +119,23 @@ class Clip:
             to_pixels=to_pixels,
             frame_start=detections.frame_start.astype(np.int64),
         )
+
+
+def listed_once(detections: Detections) -> NDArray[np.bool_]:
+    """Which boxes remain when a detector that lists objects several times is given a non-maximum suppression. (N,)"""
+    step = -(-len(detections) // SAMPLE)
+    some = detections.select(detections.frame % step == 0) if step else detections
+    shadow = neighbourhood(some)[1]
+    out = np.ones(len(detections), bool)
+    if (shadow > TWIN).sum() <= TWINS * len(some):
+        return out
+    *_, pairs, iou = neighbourhood(detections)
+    pairs = pairs[iou > SUPPRESSED]
+    # Rows of a frame are in falling order of confidence: once it is a box's turn, all better ones have had theirs.
+    for better, worse in pairs[np.argsort(pairs[:, 0], kind="stable")].tolist():
+        if out[better]:
+            out[worse] = False
+    return out
 
 
 def people_shaped(
