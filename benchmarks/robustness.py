@@ -127,6 +127,11 @@ def reshaped(factor: float) -> Change:
     return change
 
 
+def skipping(sequence: Sequence, _: np.random.Generator) -> Sequence:
+    """The detector looks at one frame of three; tracks are wanted in all."""
+    return replace(sequence, detections=sequence.detections.select(sequence.detections.frame % STEP == 0))
+
+
 def unsteady(sequence: Sequence, _: np.random.Generator) -> Sequence:
     """Nothing is known of the camera's motion."""
     return replace(sequence, warps=None)
@@ -171,6 +176,7 @@ CHANGES: dict[str, Change] = {
     "wide": reshaped(3),
     "narrow": reshaped(0.5),
     "slow": slow,
+    "skipping": skipping,
     "unsteady": unsteady,
 }
 

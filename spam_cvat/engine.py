@@ -22,8 +22,9 @@ from spam_cvat.hierarchy import weights as weight_files
 from spam_cvat.hierarchy.amend import amend
 from spam_cvat.hierarchy.assignment import Guard, People
 from spam_cvat.hierarchy.calibration import sigmoid
-from spam_cvat.hierarchy.geometry import Clip, listed_once, people_shaped
+from spam_cvat.hierarchy.geometry import Clip
 from spam_cvat.hierarchy.levels import ClipResult, Policy, Scorer, run_clip
+from spam_cvat.hierarchy.normalise import listed_once, looked_at, people_shaped
 from spam_cvat.hierarchy.stitching import Linked, clip_ranges, join_clips
 from spam_cvat.tracks import Tracks
 
@@ -86,8 +87,9 @@ def annotate(
     if config.gate:
         plain &= listed_once(judged)
     rows = np.flatnonzero(plain | (clamps.gate == 1))
-    candidates, motion = people_shaped(judged.select(rows), warps)
-    linked = _linked(candidates, motion, plain[rows], _clamps_of(clamps, rows), scorer, config)
+    # From all boxes, as what is found without answers must not depend on the rows that they let in.
+    known, motion = people_shaped(*looked_at(judged, warps))
+    linked = _linked(known.select(rows), motion, plain[rows], _clamps_of(clamps, rows), scorer, config)
     linked = _spread(linked, rows, len(detections))
     gate = np.where(clamps.gate >= 0, clamps.gate, sigmoid(linked.gate))
     stays = _tracks_to_keep(detections, linked, clamps.gate, config)

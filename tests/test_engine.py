@@ -15,8 +15,8 @@ from spam_cvat.engine import EngineConfig, annotate
 from spam_cvat.errors import InputError
 from spam_cvat.evaluation import evaluate
 from spam_cvat.hierarchy import stitching
-from spam_cvat.hierarchy.geometry import listed_once
 from spam_cvat.hierarchy.levels import BORDER, EXTENTS, STAGES, stage_name
+from spam_cvat.hierarchy.normalise import listed_once
 from spam_cvat.hierarchy.stitching import clip_ranges
 from spam_cvat.training.synthetic import EmbedderConfig, Scene, generate_scene, preset
 
@@ -85,6 +85,30 @@ def test_a_detector_that_is_never_sure_is_understood(street: Scene, annotation: 
     seen = found.tracks.detection >= 0
     assert (found.tracks.score[seen] == timid.score[found.tracks.detection[seen]]).all()
     assert found.tracks.score.max() <= timid.score.max()
+
+
+@pytest.mark.parametrize("step", [2, 3])
+def test_a_detector_that_looks_at_some_frames_only_is_understood(
+    street: Scene, annotation: Annotation, step: int
+) -> None:
+    looks = street.detections.select(street.detections.frame % step == 1)
+    found = annotate(looks, warps=street.warps)
+    assert evaluate(annotation.tracks, found.tracks).IDF1 > 0.9
+    assert len(found.detections) == len(looks)
+    row = int(np.flatnonzero(found.tracks.detection >= 0)[0])
+    assert looks.frame[found.tracks.detection[row]] == found.tracks.frame[row]
+
+
+def test_what_is_made_of_unlike_input_does_not_depend_on_answers(street: Scene) -> None:
+    looks = street.detections.select(street.detections.frame % 3 == 1)
+    faint = replace(looks, score=np.where(looks.frame == 1, np.float32(0.01), looks.score / 2))
+    before = annotate(faint, warps=street.warps)
+    unseen = int(np.flatnonzero(faint.frame == 1)[0])
+    after = annotate(faint, warps=street.warps, answers=[Answer("accept", (int(faint.id[unseen]),))])
+    assert before.gate[unseen] < 0.01
+    assert after.gate[unseen] == 1
+    others = np.delete(np.arange(len(faint)), unseen)
+    assert (after.gate[others] == before.gate[others]).all()
 
 
 def test_a_detector_that_lists_people_twice_is_understood(street: Scene, annotation: Annotation) -> None:

@@ -8,7 +8,7 @@ from spam_cvat.detections import Detections, VideoInfo
 from spam_cvat.hierarchy import graph as graphs
 from spam_cvat.hierarchy.filling import fill
 from spam_cvat.hierarchy.finish import believable, smoothed
-from spam_cvat.hierarchy.geometry import Clip, people_shaped, to_corners
+from spam_cvat.hierarchy.geometry import Clip, to_corners
 from spam_cvat.hierarchy.levels import (
     EXTENTS,
     FINAL_LEVEL,
@@ -21,6 +21,7 @@ from spam_cvat.hierarchy.levels import (
 )
 from spam_cvat.hierarchy.look import measure_look
 from spam_cvat.hierarchy.motion_fit import Members, measure_motion
+from spam_cvat.hierarchy.normalise import looked_at, people_shaped
 from spam_cvat.training.synthetic import generate_scene, preset
 
 HEIGHT = 100.0
@@ -302,3 +303,17 @@ def test_people_keep_their_shape_also_among_cars() -> None:
     mixed = _shaped(label.astype(int), np.where(label, 1.6, 0.4))
     assert people_shaped(mixed, None) == (mixed, None)
     assert people_shaped(Detections.empty(VideoInfo("empty", 2, 64, 64)), None)[1] is None
+
+
+def test_frames_that_the_detector_skips_are_left_out_with_their_motion() -> None:
+    cars = _shaped(np.ones(200, int), np.full(200, 0.4))
+    third = cars.select(cars.frame % 3 == 2)
+    step = np.array([[1.0, 0, 2], [0, 1, -1]])
+    looks, warps = looked_at(third, np.tile(step, (50, 1, 1)))
+    assert (looks.video.num_frames, looks.video.fps) == (16, 10)
+    assert (looks.frame * 3 + 2 == third.frame).all()
+    assert warps is not None
+    np.testing.assert_allclose(warps[1:, :, 2], [[6, -3]] * 15, atol=1e-9)
+    assert looked_at(cars, None) == (cars, None)
+    few = cars.select(cars.frame % 20 == 0)
+    assert looked_at(few, None) == (few, None), "three frames are no habit"
