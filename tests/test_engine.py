@@ -127,6 +127,8 @@ def test_a_detector_that_lists_people_twice_is_understood(street: Scene, annotat
     assert 0.9 * len(once) < listed.sum() < 1.2 * len(once)
     assert evaluate(annotation.tracks, annotate(twice, warps=street.warps).tracks).IDF1 > 0.9
     assert listed_once(once).all()
+    odd = twice.select(twice.frame % 2 == 1)
+    assert (listed_once(odd) == listed[twice.frame % 2 == 1]).all()
     kept = annotate(twice, warps=street.warps, config=EngineConfig(gate=False)).levels[0].node
     assert (kept[twice.score >= EngineConfig().min_score] >= 0).all()
 

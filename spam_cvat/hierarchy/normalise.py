@@ -32,8 +32,8 @@ LOOKS = 8
 
 def listed_once(detections: Detections) -> NDArray[np.bool_]:
     """Which boxes remain when a detector that lists objects several times is given a non-maximum suppression. (N,)"""
-    step = -(-len(detections) // SAMPLE)
-    some = detections.select(detections.frame % step == 0) if step else detections
+    order = np.unique(detections.frame, return_inverse=True)[1]
+    some = detections.select(order % (len(detections) // SAMPLE + 1) == 0)
     shadow = neighbourhood(some)[1]
     out = np.ones(len(detections), bool)
     if (shadow > TWIN).sum() <= TWINS * len(some):
