@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from spam_cvat.archive import add_member, npy
 from spam_cvat.detections import Detections, VideoInfo
 from spam_cvat.errors import InputError
 from spam_cvat.tracks import Tracks
@@ -167,11 +168,10 @@ class Annotation:
             "provenance": dict(self.provenance),
         }
         buffer = io.BytesIO()
-        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-            archive.writestr("header.json", json.dumps(header, indent=1, allow_nan=False))
+        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+            add_member(archive, "header.json", json.dumps(header, indent=1, allow_nan=False).encode(), level=1)
             for name, array in arrays.items():
-                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                    np.lib.format.write_array(member, np.ascontiguousarray(array), allow_pickle=False)
+                add_member(archive, f"{name}.npy", npy(array), level=1)
         return buffer.getvalue()
 
     @classmethod

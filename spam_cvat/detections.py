@@ -18,8 +18,10 @@ from spam_cvat.errors import InputError
 SUREST = 0.9
 # So many boxes, or one in so many frames, are the surest ones; one alone may be a freak.
 SUREST_BOXES, SUREST_FRAMES = 50, 100
-# Where even these are less sure than that, confidences say that nobody is there.
+# Where even these are less sure than that, or boxes of more than this share of their confidence are rarer than so many
+# a frame, confidences say that nobody is there. Scenes of people have three and more.
 LEAST_SUREST = 0.3
+NEARLY_SUREST, PER_FRAME = 0.6, 0.3
 # What the least sure box of a detector gets whose confidences are no probabilities (margins, per cent).
 LEAST_SURE = 0.3
 
@@ -221,9 +223,11 @@ def score_scale(detections: Detections) -> float:
     :data:`LEAST_SUREST`, are not taken for more than that.
     """
     frames = detections.video.num_frames
-    if len(detections) < _surest_boxes(frames):
+    surest = _surest(detections.score, frames)
+    near = (detections.score >= NEARLY_SUREST * surest).sum()
+    if near < max(_surest_boxes(frames), PER_FRAME * frames):
         return 1.0
-    return max(1.0, SUREST / max(_surest(detections.score, frames), LEAST_SUREST))
+    return max(1.0, SUREST / max(surest, LEAST_SUREST))
 
 
 def comparable(detections: Detections) -> Detections:

@@ -126,3 +126,10 @@ def test_a_failed_save_leaves_the_old_file_and_no_debris(annotation, tmp_path, m
         annotation.save(path)
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["run.spam"]
+
+
+def test_the_bytes_do_not_depend_on_the_time_of_day(annotation):
+    with zipfile.ZipFile(io.BytesIO(annotation.to_bytes())) as archive:
+        members = archive.infolist()
+    assert {member.date_time for member in members} == {(1980, 1, 1, 0, 0, 0)}
+    assert {member.compress_type for member in members} == {zipfile.ZIP_DEFLATED}

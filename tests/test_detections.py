@@ -135,6 +135,8 @@ def test_confidences_stay_where_the_detector_is_sure_or_nothing_can_be_told():
     assert comparable(sure) is sure, "a few sure boxes among much junk"
     few = _scored(np.full(49, 0.4))
     assert comparable(few) is few
+    rare = _scored(np.full(100, 0.4), frames=400)
+    assert comparable(rare) is rare, "nobody, and a false box now and then"
     assert comparable(Detections.empty(VIDEO)).score.tolist() == []
 
 

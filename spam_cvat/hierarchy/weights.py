@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from spam_cvat.archive import add_member, npy
 from spam_cvat.errors import InputError
 from spam_cvat.hierarchy.calibration import logit, sigmoid
 from spam_cvat.hierarchy.graph import Graph
@@ -124,19 +125,12 @@ def to_bytes(scorer: NetworkScorer) -> bytes:
     }
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        _add(archive, "header.json", json.dumps(header, indent=1, sort_keys=True).encode())
+        add_member(archive, "header.json", json.dumps(header, indent=1, sort_keys=True).encode())
         for number, member in enumerate(scorer.members):
             for name in PARTS:
                 for key, tensor in getattr(member, name).state_dict().items():
-                    stream = io.BytesIO()
-                    np.lib.format.write_array(stream, tensor.numpy().astype(np.float32), allow_pickle=False)
-                    _add(archive, f"{number}/{name}/{key}.npy", stream.getvalue())
+                    add_member(archive, f"{number}/{name}/{key}.npy", npy(tensor.numpy().astype(np.float32)))
     return buffer.getvalue()
-
-
-def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
-    # A fixed date: the bytes depend on the weights alone.
-    archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), data, zipfile.ZIP_DEFLATED)
 
 
 def from_bytes(data: bytes, name: str = "weights") -> NetworkScorer:
