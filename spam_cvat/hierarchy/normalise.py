@@ -31,7 +31,10 @@ LOOKS = 8
 
 
 def listed_once(detections: Detections) -> NDArray[np.bool_]:
-    """Which boxes remain when a detector that lists objects several times is given a non-maximum suppression. (N,)"""
+    """Which boxes remain when a detector that lists objects several times is given a non-maximum suppression. (N,)
+
+    Greedy within each frame and label as :func:`spam_cvat.boxes.nms` is, but for the pairs of a whole video at once.
+    """
     order = np.unique(detections.frame, return_inverse=True)[1]
     some = detections.select(order % (len(detections) // SAMPLE + 1) == 0)
     shadow = neighbourhood(some)[1]
