@@ -2,7 +2,7 @@
 
 In: the MOT17 first halves with both detectors' boxes, and MOT15, which serve design. Out: a table of our tracks beside
 interpolated ByteTrack's for each change of the input: confidences on another scale or without a meaning, boxes that
-are badly placed, missing or of another shape, frames left out, camera motion unknown. Changes are drawn from a seed.
+are badly placed, missing, repeated or of another shape, frames left out, camera motion unknown. A seed draws them.
 
     python -m benchmarks.robustness --out DIR [--json] [--change NAME] [--weights FILE] [--seed 0]
 """
@@ -24,7 +24,8 @@ from spam_cvat.detections import Detections, confidences_of
 from spam_cvat.errors import InputError
 from spam_cvat.formats.mot import Sequence
 from spam_cvat.hierarchy.calibration import logit
-from spam_cvat.motion import between, cumulative
+from spam_cvat.hierarchy.normalise import stretched
+from spam_cvat.motion import at_frames, cumulative
 
 Floats = NDArray[np.float64]
 Change = Callable[[Sequence, np.random.Generator], Sequence]
@@ -116,13 +117,11 @@ def reshaped(factor: float) -> Change:
     """The picture is so many times as wide, and people are shaped like cars or like posts."""
 
     def change(sequence: Sequence, _: np.random.Generator) -> Sequence:
-        video = replace(sequence.video, width=round(sequence.video.width * factor))
-        wide = np.array([factor, 1, factor, 1])
-        found, truth, warps = sequence.detections, sequence.ground_truth, sequence.warps
-        found = replace(found, video=video, box=(found.box * wide).astype(np.float32))
-        truth = None if truth is None else replace(truth, video=video, box=truth.box * wide)
-        warps = None if warps is None else warps * np.array([[1, factor, factor], [1 / factor, 1, 1]])
-        return replace(sequence, video=video, detections=found, ground_truth=truth, warps=warps)
+        found, warps = stretched(sequence.detections, sequence.warps, factor)
+        truth = sequence.ground_truth
+        if truth is not None:
+            truth = replace(truth, video=found.video, box=truth.box * np.array([factor, 1, factor, 1]))
+        return replace(sequence, video=found.video, detections=found, ground_truth=truth, warps=warps)
 
     return change
 
@@ -147,8 +146,7 @@ def slow(sequence: Sequence, _: np.random.Generator) -> Sequence:
         truth = truth.select(truth.frame % STEP == 0)
         truth = replace(truth, video=video, frame=truth.frame // STEP)
     if warps is not None:
-        kept = STEP * np.arange(frames)
-        warps = between(cumulative(warps), np.concatenate([kept[:1], kept[:-1]]), kept)
+        warps = at_frames(cumulative(warps), STEP * np.arange(frames))
     return replace(
         sequence,
         video=video,

@@ -230,9 +230,12 @@ def score_scale(detections: Detections) -> float:
     return max(1.0, SUREST / max(surest, LEAST_SUREST))
 
 
-def comparable(detections: Detections) -> Detections:
-    """The same boxes with confidences that mean about the same whatever the detector, see :func:`score_scale`."""
-    scale = score_scale(detections)
+def comparable(detections: Detections, scale: float | None = None) -> Detections:
+    """The same boxes with confidences that mean about the same whatever the detector.
+
+    ``scale`` is what :func:`score_scale` gave for them; None to ask it.
+    """
+    scale = score_scale(detections) if scale is None else scale
     if scale == 1:
         return detections
     return replace(detections, score=np.minimum(detections.score * np.float32(scale), np.float32(1)))

@@ -82,7 +82,8 @@ def annotate(
         )
     clamps = resolve(answers or (), detections)
     scorer = weight_files.load(weights)
-    judged = comparable(detections)
+    scale = score_scale(detections)
+    judged = comparable(detections, scale)
     plain = judged.score >= config.min_score
     if config.gate:
         plain &= listed_once(judged)
@@ -97,7 +98,6 @@ def annotate(
     inside = np.flatnonzero(node >= 0)
     node[inside[~stays[node[inside]]]] = -1
     tracks = finish.make_tracks(judged, warps, node, clamps.boxes, max_gap=config.max_gap, smooth=config.smooth)
-    scale = score_scale(detections)
     provenance: dict[str, Any] = {
         "program": f"spam-cvat {__version__}",
         "weights": scorer.digest,

@@ -105,6 +105,19 @@ def between(from_start: Warps, source: ArrayLike, target: ArrayLike) -> Warps:
     return compose(from_start[np.asarray(target)], invert(from_start[np.asarray(source)]))
 
 
+def at_frames(from_start: Warps, frames: NDArray[np.int64]) -> Warps:
+    """The warps of a video that shows some frames only: from each of them to the next, the identity first.
+
+    Args:
+        from_start: (n, 2, 3), what :func:`cumulative` gave.
+        frames: (k,) ascending.
+
+    Returns:
+        (k, 2, 3) maps.
+    """
+    return between(from_start, np.concatenate([frames[:1], frames[:-1]]), frames)
+
+
 def open_motion(
     spec: str | Path,
     video: Video,

@@ -10,7 +10,7 @@ applied to nodes before they are gathered to edges, which is exact and cheaper. 
 present belief, as alternatives compete, and the largest belief of the rivals at either end is part of each update.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -111,9 +111,9 @@ def _blocks(edges: Tensor) -> Iterator[slice]:
     return (slice(start, start + size) for start in range(0, rows, size))
 
 
-def _by_blocks(layer: nn.Module, rows: Tensor, *more: Tensor) -> Tensor:
-    """A layer on the columns of all arguments side by side. (R, ...), ... -> (R, outputs)."""
-    return torch.cat([layer(torch.cat([part[some] for part in (rows, *more)], 1)) for some in _blocks(rows)])
+def _by_blocks(work: Callable[..., Tensor], *rows: Tensor) -> Tensor:
+    """What ``work`` makes of the same rows of each argument, block by block. (R, ...), ... -> (R, outputs)."""
+    return torch.cat([work(*(part[some] for part in rows)) for some in _blocks(rows[0])])
 
 
 def _rival(belief: Tensor, end: Tensor, nodes: int) -> Tensor:
@@ -142,7 +142,8 @@ class GraphNetwork(nn.Module):
     def forward(self, x: Tensor, edge: Tensor, attr: Tensor) -> tuple[Tensor, Tensor]:
         """Logits. x: (T, node_features), edge: (2, E), attr: (E, edge_features) -> (T,), (E,)."""
         h0 = h = self.node_encoder(self.node_scale(x))
-        e0 = e = _by_blocks(nn.Sequential(self.edge_scale, self.edge_encoder), attr)
+        e0 = e = _by_blocks(lambda rows: self.edge_encoder(self.edge_scale(rows)), attr)
         for step in self.steps:
             h, e = step(h, e, e0, edge)
-        return self.node_head(torch.cat([h, h0], 1)).squeeze(1), _by_blocks(self.edge_head, e, e0).squeeze(1)
+        link = _by_blocks(lambda last, first: self.edge_head(torch.cat([last, first], 1)), e, e0)
+        return self.node_head(torch.cat([h, h0], 1)).squeeze(1), link.squeeze(1)

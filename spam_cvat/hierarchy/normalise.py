@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from spam_cvat.detections import Detections
 from spam_cvat.hierarchy.geometry import accumulate, neighbourhood
-from spam_cvat.motion import between
+from spam_cvat.motion import at_frames
 
 Warps = NDArray[np.float64] | None
 
@@ -35,8 +35,9 @@ def listed_once(detections: Detections) -> NDArray[np.bool_]:
 
     Greedy within each frame and label as :func:`spam_cvat.boxes.nms` is, but for the pairs of a whole video at once.
     """
-    order = np.unique(detections.frame, return_inverse=True)[1]
-    some = detections.select(order % (len(detections) // SAMPLE + 1) == 0)
+    looked = np.zeros(detections.video.num_frames, bool)
+    looked[_frames(detections)[:: len(detections) // SAMPLE + 1]] = True
+    some = detections.select(looked[detections.frame])
     shadow = neighbourhood(some)[1]
     out = np.ones(len(detections), bool)
     if (shadow > TWIN).sum() <= TWINS * len(some):
@@ -67,12 +68,16 @@ def people_shaped(detections: Detections, warps: Warps) -> tuple[Detections, War
     shape = min(usual, key=lambda value: abs(np.log(value / PERSON)), default=PERSON)
     if PEOPLE[0] <= shape <= PEOPLE[1]:
         return detections, warps
-    squeeze = PERSON / shape
-    video = replace(detections.video, width=max(1, round(detections.video.width * squeeze)))
-    box = detections.box * np.array([squeeze, 1, squeeze, 1], np.float32)
+    return stretched(detections, warps, PERSON / shape)
+
+
+def stretched(detections: Detections, warps: Warps, factor: float) -> tuple[Detections, Warps]:
+    """The video with everything ``factor`` times as wide, its camera motion too."""
+    video = replace(detections.video, width=max(1, round(detections.video.width * factor)))
+    box = detections.box * np.array([factor, 1, factor, 1], np.float32)
     if warps is not None:
-        # Squeezed again what was widened before: S W S^-1.
-        warps = warps * np.array([[1, squeeze, squeeze], [1 / squeeze, 1, 1]])
+        # Stretched again what was squeezed before: S W S^-1.
+        warps = warps * np.array([[1, factor, factor], [1 / factor, 1, 1]])
     return replace(detections, video=video, box=box), warps
 
 
@@ -81,7 +86,7 @@ def looked_at(detections: Detections, warps: Warps) -> tuple[Detections, Warps]:
 
     In a video of every frame, everything would seem to vanish again and again, as false boxes do.
     """
-    frames = np.unique(detections.frame).astype(np.int64)
+    frames = _frames(detections)
     step = int(np.gcd.reduce(np.diff(frames))) if len(frames) >= LOOKS else 1
     if step == 1:
         return detections, warps
@@ -89,5 +94,10 @@ def looked_at(detections: Detections, warps: Warps) -> tuple[Detections, Warps]:
     video = replace(detections.video, num_frames=len(looks), fps=detections.video.fps / step)
     if warps is not None:
         _, from_first = accumulate(warps, detections.video.num_frames)
-        warps = between(from_first, np.concatenate([looks[:1], looks[:-1]]), looks)
+        warps = at_frames(from_first, looks)
     return replace(detections, video=video, frame=((detections.frame - frames[0]) // step).astype(np.int32)), warps
+
+
+def _frames(detections: Detections) -> NDArray[np.int64]:
+    """The frames that have boxes, ascending."""
+    return np.flatnonzero(np.diff(detections.frame_start))
