@@ -10,7 +10,7 @@ neither their boxes nor links from or to them.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from benchmarks.common import Row, finish, main, options, progress, read_sequences, sequence_folders
 from benchmarks.study import CANDIDATE, identities, true_identities
-from spam_cvat.annotation import Annotation
+from spam_cvat.annotation import Annotation, Level
 from spam_cvat.engine import annotate
 from spam_cvat.hierarchy.calibration import expected_calibration_error
 from spam_cvat.hierarchy.levels import STAGES
@@ -40,14 +40,12 @@ class Judged:
         annotation: what the engine says.
         identity: (N,) true identity of each detection, of those that the engine looks at: 0 none, IGNORED not to be
             judged.
-        strong: (N,) the same, of those that are linked first alone.
-        linked: (N,) the same, of all that are linked.
+        linked: (N,) the same, of those alone that each kind of stage links: "level", "weak" or "ends".
     """
 
     annotation: Annotation
     identity: NDArray[np.int64]
-    strong: NDArray[np.int64]
-    linked: NDArray[np.int64]
+    linked: Mapping[str, NDArray[np.int64]]
 
 
 def judged(data: str, weights: Path | None) -> Iterator[Judged]:
@@ -57,7 +55,8 @@ def judged(data: str, weights: Path | None) -> Iterator[Judged]:
             rng = np.random.default_rng(seed)
             scene = generate_scene(seed, random_config(rng, FRAMES))
             identity = scene.identity.astype(np.int64)
-            yield Judged(annotate(scene.detections, warps=scene.warps, weights=weights), identity, identity, identity)
+            result = annotate(scene.detections, warps=scene.warps, weights=weights)
+            yield Judged(result, identity, dict.fromkeys(map(kind_of, result.levels), identity))
         return
     parts, split = (("dancetrack", "val"), "all") if data == "dancetrack" else (("mot17", "train"), "first")
     for sequence in read_sequences(sequence_folders(*parts), "yolox_x", split):
@@ -65,9 +64,18 @@ def judged(data: str, weights: Path | None) -> Iterator[Judged]:
         result = annotate(sequence.detections, warps=sequence.warps, weights=weights)
         truth = sequence.ground_truth
         assert truth is not None
-        masks = [result.detections.score >= CANDIDATE, *(result.levels[k].node >= 0 for k in (0, -1))]
-        rows = [true_identities(result.detections, truth, mask)[0] for mask in masks]
-        yield Judged(result, *(np.where(row == -2, IGNORED, identities(row, truth)) for row in rows))
+        among = {"gate": result.detections.score >= CANDIDATE}
+        for level in result.levels:
+            kind = kind_of(level)
+            among[kind] = among.get(kind, False) | (level.node >= 0)
+        rows = {kind: true_identities(result.detections, truth, mask)[0] for kind, mask in among.items()}
+        linked = {kind: np.where(row == -2, IGNORED, identities(row, truth)) for kind, row in rows.items()}
+        yield Judged(result, linked.pop("gate"), linked)
+
+
+def kind_of(level: Level) -> str:
+    """Which boxes a stage links: those of the levels (crossings too), the weak ones with them, or tracks as a whole."""
+    return {"crossings": "level", "border": "ends"}.get(kind := level.stage.split()[0], kind)
 
 
 def floor_of(probability: NDArray[np.float64]) -> float:
@@ -89,7 +97,7 @@ def rows_of(data: str, weights: Path | None) -> list[Row]:
         frame = result.detections.frame.astype(np.int64)
         for level in result.levels:
             name = f"edges, {level.stage}"
-            identity = scene.linked if level.stage.startswith("weak") else scene.strong
+            identity = scene.linked[kind_of(level)]
             truth = true_edges(level.edge.astype(np.int64), level.node.astype(np.int64), frame, identity.clip(0))
             counts = (identity[level.boxes()] != IGNORED).all(1)
             stated.setdefault(name, []).append(level.probability[counts].astype(np.float64))

@@ -22,8 +22,9 @@ from spam_cvat.hierarchy import weights as weight_files
 from spam_cvat.hierarchy.amend import amend
 from spam_cvat.hierarchy.assignment import Guard, People
 from spam_cvat.hierarchy.calibration import sigmoid
+from spam_cvat.hierarchy.ends import link_clip
 from spam_cvat.hierarchy.geometry import Clip
-from spam_cvat.hierarchy.levels import ClipResult, Policy, Scorer, run_clip
+from spam_cvat.hierarchy.levels import ClipResult, Policy, Scorer
 from spam_cvat.hierarchy.normalise import listed_once, looked_at, people_shaped
 from spam_cvat.hierarchy.stitching import Linked, clip_ranges, join_clips
 from spam_cvat.tracks import Tracks
@@ -142,7 +143,7 @@ def _linked(
         seen = np.flatnonzero(plain[low:high])
         whole = Clip.create(window, motion)
         alone = whole if len(seen) == len(window) else Clip.create(window.select(seen), motion)
-        part = run_clip(alone, scorer, policy)
+        part = link_clip(alone, scorer, policy)
         if guard or (said >= 0).any():
             part = amend(whole, _spread(part, seen, len(window)), said, guard, scorer, policy)
         parts.append(part)

@@ -112,6 +112,11 @@ def group_sum(key: Ints, value: Floats, groups: int) -> NDArray[np.float64]:
     return np.bincount(key, weights=value, minlength=groups).astype(np.float64)
 
 
+def group_mean(key: Ints, value: Floats, weight: Ints, groups: int) -> NDArray[np.float64]:
+    """Weighted mean of the values of each group 0 .. groups - 1, 0 where nothing weighs. Three (E,) -> (groups,)."""
+    return group_sum(key, value * weight, groups) / np.maximum(group_sum(key, weight.astype(np.float64), groups), 1)
+
+
 def compact(labels: Ints) -> NDArray[np.int64]:
     """Labels renumbered 0, 1, ... in the order of their first row; negative labels stay -1."""
     out = np.full(len(labels), -1, np.int64)

@@ -45,10 +45,12 @@ def _stages() -> tuple[str, ...]:
         if level in UNTANGLE_AFTER:
             out.append(stage_name("crossings", level))
     out += [stage_name("weak", level) for level in WEAK_LEVELS]
-    return (*out, *AMENDED, BORDER)
+    return (*out, ENDS, *AMENDED, BORDER)
 
 
-# Links that answers left open: crossings first, then level by level. Links across the border of two clips.
+# Links of tracks' open ends. Links that answers left open: crossings first, then level by level. Links across the
+# border of two clips.
+ENDS = "ends"
 AMENDED = tuple(stage_name("amended", level) for level in range(len(EXTENTS)))
 BORDER = "border"
 # Steps of the hierarchy in the order in which they are taken; a clip with nothing to do at one has no record of it.
@@ -89,6 +91,7 @@ class Policy:
         weak_link: level 0 takes a link between weak boxes above this: less is asked, as a link cannot be likelier than
             that both its boxes are real.
         link: the levels above.
+        end: open ends of tracks take a link above this: nothing is decided after it.
         track: a track is real when the mean of its own log odds and of its boxes' lies above this.
     """
 
@@ -99,6 +102,7 @@ class Policy:
     first_link: float = 1.0
     weak_link: float = 0.0
     link: float = 0.5
+    end: float = 0.0
     track: float = 1.0
 
 

@@ -17,7 +17,7 @@ from spam_cvat.detections import Detections
 from spam_cvat.hierarchy import graph as graphs
 from spam_cvat.hierarchy.assignment import Guard, People, follow, round_links
 from spam_cvat.hierarchy.geometry import Clip
-from spam_cvat.hierarchy.grouping import compact, group_sum
+from spam_cvat.hierarchy.grouping import compact, group_mean
 from spam_cvat.hierarchy.levels import BORDER, EXTENTS, STAGES, ClipResult, Policy, Scorer, record_of
 from spam_cvat.hierarchy.motion_fit import SceneMotion
 
@@ -104,8 +104,7 @@ def join_clips(
         home = np.zeros(total, np.int64)
         home[before[known]] = final[known]
         count = int(final.max(initial=-1)) + 1
-        weight = np.maximum(group_sum(home, boxes.astype(np.float64), count), 1)
-        track_gate = group_sum(home, track_gate * boxes, count) / weight
+        track_gate = group_mean(home, track_gate, boxes, count)
         node = final
     return Linked(node, gate, track_gate, levels)
 

@@ -26,6 +26,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from spam_cvat.hierarchy import graph as graphs
 from spam_cvat.hierarchy.calibration import fit_platt, logit
+from spam_cvat.hierarchy.ends import link_clip
 from spam_cvat.hierarchy.geometry import Clip
 from spam_cvat.hierarchy.graph import Graph
 from spam_cvat.hierarchy.levels import (
@@ -275,7 +276,7 @@ def state(task: Task) -> list[Stated]:
         return []
     networks = from_bytes(task.weights)
     scorer = replace(networks, calibration=replace(networks.calibration, joint={}))
-    result = run_clip(clip, scorer, Policy())
+    result = link_clip(clip, scorer, Policy())
     return [
         (
             level.stage,

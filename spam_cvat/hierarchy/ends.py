@@ -1,0 +1,183 @@
+"""Open ends of tracks, judged once more when all else of the tracks is known.
+
+In: a clip linked through all levels. Out: the same, with tracks joined that go on in each other. Where somebody gets
+hidden, the last boxes before and the first ones after are often half of the person in front, and the detector may give
+the person as seen last and as seen next at once, for some frames: two tracklets that overlap in time, which no level
+can link. So ends are judged by the boxes that are clear of other tracks, as crossings are
+(:func:`~spam_cvat.hierarchy.levels.untangle`), and what two joined tracks both have is handed over at one frame.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spam_cvat.annotation import Level
+from spam_cvat.hierarchy import graph as graphs
+from spam_cvat.hierarchy.assignment import follow, round_links
+from spam_cvat.hierarchy.geometry import Clip
+from spam_cvat.hierarchy.grouping import compact, group_mean
+from spam_cvat.hierarchy.levels import (
+    CONTEST_SECONDS,
+    ENDS,
+    EXTENTS,
+    UNTANGLE_EXTENT,
+    ClipResult,
+    Policy,
+    Scorer,
+    record_of,
+    run_clip,
+)
+from spam_cvat.hierarchy.motion_fit import Members
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+# Two tracks may be of one person while both have boxes for this long. It is longer that two people stay together.
+SHARED_SECONDS = 0.3
+# An end is cut back only as far as it leaves so many clear boxes to judge by, as at crossings.
+CLEAR_BOXES = 2
+# The level whose calibration the links get: the one up to whose extent they are looked for.
+LEVEL = EXTENTS.index(UNTANGLE_EXTENT)
+
+
+@dataclass(frozen=True)
+class Ends:
+    """Where tracks begin and end, and where what is clear of them does: four (T,) arrays of frames.
+
+    Attributes:
+        first: of each track's first box.
+        last: of its last box.
+        clear: of the first box by which its beginning is judged.
+        until: of the last box by which its end is judged.
+    """
+
+    first: Ints
+    last: Ints
+    clear: Ints
+    until: Ints
+
+
+def link_clip(clip: Clip, scorer: Scorer, policy: Policy) -> ClipResult:
+    """A clip through all levels, and its open ends once more. See :func:`run_clip` for the arguments."""
+    return link_ends(clip, run_clip(clip, scorer, policy), scorer, policy)
+
+
+def link_ends(clip: Clip, found: ClipResult, scorer: Scorer, policy: Policy) -> ClipResult:
+    """Join tracks at open ends, as far as the network finds it likelier than not that one goes on in the other.
+
+    Args:
+        clip: the boxes.
+        found: the clip, linked.
+        scorer: turns features into logits.
+        policy: when links are taken. Tracks that its gate does not let pass stay out of it.
+
+    Returns:
+        The result with joined tracks, and a record of the links more. Boxes of two joined tracks in one frame are
+        left out of one of them.
+    """
+    real = (found.track_gate > 0) | np.isneginf(policy.gate)
+    name = np.flatnonzero(real)
+    node = np.full(len(clip), -1, np.int64)
+    inside = found.node >= 0
+    node[inside] = np.where(real, np.cumsum(real) - 1, -1)[found.node[inside]]
+    if len(name) < 2:
+        return found
+    ends = clear_ends(clip, node)
+    nodes, _ = graphs.tracklet_nodes(
+        clip, _between(clip, node, ends.clear, ends.until), graphs.support_of(found.support, clip.score)
+    )
+    pairs = graphs.tracklet_pairs(nodes, found.motion, clip, UNTANGLE_EXTENT)
+    graph = graphs.build(nodes, pairs, found.motion, clip)
+    _, logit = scorer.tracklets(graph, LEVEL)
+    a, b = graph.edge.T
+    shared = ends.last[a] - ends.first[b] + 1
+    usable = (ends.first[a] < ends.first[b]) & (ends.last[a] < ends.last[b])
+    usable &= shared <= max(SHARED_SECONDS * clip.fps, 1)
+    edge, logit = graph.edge[usable], logit[usable]
+    if not len(edge):
+        return found
+    taken = round_links(edge, logit - policy.end, len(name))
+    asked = _handed_over(clip, node, ends, edge[np.lexsort((-logit, ~taken))])
+    record = _in_order(clip, record_of(asked, edge, logit, taken, scorer, ENDS, UNTANGLE_EXTENT))
+    parted = _handed_over(clip, node, ends, edge[taken])
+    return replace(_joined(found, name, parted, edge[taken]), levels=(*found.levels, record))
+
+
+def clear_ends(clip: Clip, node: Ints) -> Ends:
+    """Where the tracks ``node`` (N,) end, and where they are clear of each other close to that.
+
+    What touches another track is left out from an end on, up to the length of a contest at crossings.
+    """
+    members = Members.of(node)
+    a, b = clip.pairs.T
+    meet = (node[a] >= 0) & (node[b] >= 0) & (node[a] != node[b])
+    touched = np.zeros(len(clip), bool)
+    touched[clip.pairs[meet]] = True
+    frame, touched = clip.frame[members.row], touched[members.row]
+    first, last = clip.frame[members.first], clip.frame[members.last]
+    reach = int(max(CONTEST_SECONDS * clip.fps, 1))
+    clear = np.minimum(members.over(np.minimum, np.where(touched, clip.num_frames, frame)), first + reach)
+    until = np.maximum(members.over(np.maximum, np.where(touched, -1, frame)), last - reach)
+    left = members.over(np.add, ((frame >= clear[members.owner]) & (frame <= until[members.owner])).astype(np.int64))
+    whole = left < CLEAR_BOXES
+    return Ends(first, last, np.where(whole, first, clear), np.where(whole, last, until))
+
+
+def _between(clip: Clip, node: Ints, since: Ints, until: Ints) -> Ints:
+    """The tracks without their boxes outside these frames, (T,) each. (N,) nodes."""
+    outside = (clip.frame < since[node]) | (clip.frame > until[node])
+    return np.where((node < 0) | outside, -1, node)
+
+
+def _handed_over(clip: Clip, node: Ints, ends: Ends, edge: Ints) -> Ints:
+    """The tracks without what those of a link both have, for links (E, 2) as far as no earlier one has the end.
+
+    The frame at which one takes over lies between the clear boxes of both, so that the links on either side of a track
+    never take all of it.
+    """
+    since, until = ends.first.copy(), ends.last.copy()
+    rows = Members.of(node)
+    ended, begun = np.zeros(len(rows), bool), np.zeros(len(rows), bool)
+    for a, b in edge:
+        if not (ended[a] or begun[b]):
+            ended[a] = begun[b] = True
+            if ends.last[a] >= ends.first[b]:
+                until[a] = _hand_over(clip, rows, ends, a, b)
+                since[b] = until[a] + 1
+    return _between(clip, node, since, until)
+
+
+def _hand_over(clip: Clip, rows: Members, ends: Ends, a: int, b: int) -> int:
+    """The frame up to which boxes of ``a`` are kept, and after which those of ``b``: the surest ones together."""
+    of = [rows.row[rows.start[k] : rows.start[k] + rows.count[k]] for k in (a, b)]
+    frame = np.arange(ends.until[a], ends.clear[b])[:, None]
+    earlier, later = (clip.frame[row] <= frame for row in of)
+    total = (earlier * clip.score[of[0]]).sum(1) + (~later * clip.score[of[1]]).sum(1)
+    return int(frame[total.argmax(), 0])
+
+
+def _in_order(clip: Clip, record: Level) -> Level:
+    """The record without links whose later track begins before the earlier one ends: another one has that end."""
+    last, first = clip.frame[record.boxes().T]
+    fine = last < first
+    columns = ("edge", "raw", "probability", "decision")
+    return replace(record, **{name: getattr(record, name)[fine] for name in columns})
+
+
+def _joined(found: ClipResult, name: Ints, parted: Ints, link: Ints) -> ClipResult:
+    """The result with tracks joined by links (K, 2), and without the boxes that these leave out.
+
+    ``parted`` (N,) are the tracks that stay, without these boxes; ``name`` (T,) is what the result calls them.
+    """
+    whole = follow(name[link], np.ones(len(link), bool), len(found.track_gate))
+    node = np.where(np.isin(found.node, name), -1, found.node)
+    node[parted >= 0] = name[parted[parted >= 0]]
+    inside = node >= 0
+    boxes = np.bincount(node[inside], minlength=len(whole))
+    gate = group_mean(whole, found.track_gate, boxes, len(whole))
+    node[inside] = whole[node[inside]]
+    number = compact(node)
+    kept = np.zeros(int(number.max(initial=-1)) + 1, np.int64)
+    kept[number[inside]] = node[inside]
+    return replace(found, node=number, track_gate=gate[kept])
