@@ -1,7 +1,11 @@
 """Open ends of tracks are judged once more by what is clear of other tracks."""
 
+from collections.abc import Iterable
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from spam_cvat.annotation import Annotation, candidate_edges
 from spam_cvat.answers import Answer, resolve
@@ -18,21 +22,17 @@ VIDEO = VideoInfo("street", 60, 1280, 720, 30.0)
 SURE, UNSURE = 0.9, 0.5
 
 
-def _walk(*parts: tuple[int, int, float, float]) -> tuple[Clip, np.ndarray]:
-    """A clip of tracks that walk to the right at one speed, and each row's track: (first, last, offset, score) each."""
-    frame, track, left, score = [], [], [], []
-    for number, (first, last, offset, confidence) in enumerate(parts):
-        for k in range(first, last + 1):
-            frame.append(k)
-            track.append(number)
-            left.append(100 + 4 * k + offset)
-            score.append(confidence)
-    # Given as rows' numbers, so that it can be found again in the order that Detections have.
-    box = np.array([[x, 200, x + 60, 380] for x in left], float)
-    detections = Detections.create(VIDEO, frame, box, score)
-    order = np.lexsort((-np.array(score), frame))
-    assert (detections.box == box[order].astype(np.float32)).all()
-    return Clip.create(detections, None), np.array(track)[order]
+def _walk(*parts: tuple[Iterable[int], float, float]) -> tuple[Clip, np.ndarray]:
+    """A clip of tracks that walk to the right at one speed, and each row's track.
+
+    Of each its frames, by how many pixels it is ahead, and its confidence; no two of these are alike.
+    """
+    rows = [(k, number, 100 + 4 * k + ahead, sure) for number, (some, ahead, sure) in enumerate(parts) for k in some]
+    rows.sort(key=lambda row: (row[0], -row[3]))
+    frame, track, left, score = zip(*rows, strict=True)
+    detections = Detections.create(VIDEO, frame, [[x, 200, x + 60, 380] for x in left], score)
+    assert detections.score.tolist() == np.float32(score).tolist()
+    return Clip.create(detections, None), np.array(track)
 
 
 def _linked(clip: Clip, node: np.ndarray, gate: float = 3.0) -> ClipResult:
@@ -42,7 +42,7 @@ def _linked(clip: Clip, node: np.ndarray, gate: float = 3.0) -> ClipResult:
 
 
 def test_a_person_seen_as_before_and_as_next_at_once_is_one_track() -> None:
-    clip, node = _walk((0, 31, 0, UNSURE), (28, 59, 12, SURE))
+    clip, node = _walk((range(0, 32), 0, UNSURE), (range(28, 60), 12, SURE))
     found = link_ends(clip, _linked(clip, node), GeometryScorer(), Policy())
     assert found.track_gate.tolist() == [3.0]
     # The surer boxes are kept where there are two in a frame.
@@ -59,19 +59,19 @@ def test_a_person_seen_as_before_and_as_next_at_once_is_one_track() -> None:
 
 
 def test_two_people_who_stay_together_for_longer_are_two() -> None:
-    clip, node = _walk((0, 40, 0, SURE), (20, 59, 12, SURE))
+    clip, node = _walk((range(0, 41), 0, SURE), (range(20, 60), 12, SURE))
     before = _linked(clip, node)
     assert link_ends(clip, before, GeometryScorer(), Policy()) is before
 
 
 def test_who_begins_after_another_and_ends_before_is_no_continuation() -> None:
-    clip, node = _walk((0, 59, 0, SURE), (28, 31, 12, SURE))
+    clip, node = _walk((range(0, 60), 0, SURE), (range(28, 32), 12, SURE))
     before = _linked(clip, node)
     assert link_ends(clip, before, GeometryScorer(), Policy()) is before
 
 
 def test_tracks_of_nobody_are_not_joined() -> None:
-    clip, node = _walk((0, 31, 0, SURE), (28, 59, 12, SURE))
+    clip, node = _walk((range(0, 32), 0, SURE), (range(28, 60), 12, SURE))
     before = _linked(clip, node, gate=-1.0)
     assert link_ends(clip, before, GeometryScorer(), Policy()) is before
     # Without a gate there are no such tracks.
@@ -80,7 +80,7 @@ def test_tracks_of_nobody_are_not_joined() -> None:
 
 def test_boxes_close_to_others_do_not_speak_for_an_end() -> None:
     # The second walks beside the first from frame 50 on, and a third is alone.
-    clip, node = _walk((0, 59, 0, SURE), (50, 59, 12, SURE), (0, 9, 900, SURE))
+    clip, node = _walk((range(0, 60), 0, SURE), (range(50, 60), 12, SURE), (range(0, 10), 900, SURE))
     ends = clear_ends(clip, node)
     assert ends.first.tolist() == [0, 50, 0]
     assert ends.last.tolist() == [59, 59, 9]
@@ -90,10 +90,23 @@ def test_boxes_close_to_others_do_not_speak_for_an_end() -> None:
 
 
 def test_an_end_is_cut_back_for_a_moment_at_most() -> None:
-    clip, node = _walk((0, 59, 0, SURE), (20, 59, 12, SURE))
+    clip, node = _walk((range(0, 60), 0, SURE), (range(20, 60), 12, SURE))
     ends = clear_ends(clip, node)
     assert ends.until.tolist() == [59 - 18] * 2
     assert ends.clear.tolist() == [0, 20 + 18]
+
+
+@given(st.lists(st.sets(st.integers(0, 24), min_size=2), min_size=2, max_size=4), st.integers(1, 30))
+def test_nobody_is_at_two_places_at_once(frames: list[set[int]], offset: int) -> None:
+    clip, node = _walk(*((some, offset * number, SURE - number / 9) for number, some in enumerate(frames)))
+    found = link_ends(clip, _linked(clip, node), GeometryScorer(), Policy(end=-9.0))
+    there = found.node >= 0
+    assert len({*zip(found.node[there], clip.frame[there], strict=True)}) == there.sum()
+    assert len(found.track_gate) == found.node.max() + 1
+    for record in found.levels:
+        last, first = record.boxes().T
+        assert (clip.frame[last] < clip.frame[first]).all()
+        assert ((found.node[last] == found.node[first]) | ~record.decision).all()
 
 
 @pytest.fixture(scope="module", params=[("moving", 3), ("moving", 6), ("dance", 1)], ids=str)

@@ -116,12 +116,15 @@ def clear_ends(clip: Clip, node: Ints) -> Ends:
     touched[clip.pairs[meet]] = True
     frame, touched = clip.frame[members.row], touched[members.row]
     first, last = clip.frame[members.first], clip.frame[members.last]
-    reach = int(max(CONTEST_SECONDS * clip.fps, 1))
-    clear = np.minimum(members.over(np.minimum, np.where(touched, clip.num_frames, frame)), first + reach)
-    until = np.maximum(members.over(np.maximum, np.where(touched, -1, frame)), last - reach)
-    left = members.over(np.add, ((frame >= clear[members.owner]) & (frame <= until[members.owner])).astype(np.int64))
-    whole = left < CLEAR_BOXES
-    return Ends(first, last, np.where(whole, first, clear), np.where(whole, last, until))
+    reach = max(CONTEST_SECONDS * clip.fps, 1)
+    low = np.minimum(members.over(np.minimum, np.where(touched, np.inf, frame)), first + reach)
+    high = np.maximum(members.over(np.maximum, np.where(touched, -np.inf, frame)), last - reach)
+    inside = (frame >= low[members.owner]) & (frame <= high[members.owner])
+    whole = members.over(np.add, inside.astype(np.float64)) < CLEAR_BOXES
+    inside |= whole[members.owner]
+    clear = members.over(np.minimum, np.where(inside, frame, clip.num_frames))
+    until = members.over(np.maximum, np.where(inside, frame, -1))
+    return Ends(first, last, clear.astype(np.int64), until.astype(np.int64))
 
 
 def _between(clip: Clip, node: Ints, since: Ints, until: Ints) -> Ints:
