@@ -33,7 +33,7 @@ from spam_cvat.hierarchy.motion_fit import Members
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-# Two tracks may be of one person while both have boxes for this long. It is longer that two people stay together.
+# Two tracks may be of one person while both have boxes for this long at most; two people stay together for longer.
 SHARED_SECONDS = 0.3
 # An end is cut back only as far as it leaves so many clear boxes to judge by, as at crossings.
 CLEAR_BOXES = 2
