@@ -2,8 +2,8 @@
 
 In: a video's detections and the result of each clip. Out: identities for the whole video. Clips follow each other
 without overlap and are as long as memory allows; whoever crosses a border is linked by the shared network in a window
-around it, with the same features and rules as inside a clip (the graph itself stitches, no majority vote), so a link
-across a border is as good as any other, and nothing is computed twice but the window's geometry.
+around it, with the same features as inside a clip (the graph itself stitches, no majority vote), and nothing is
+computed twice but the window's geometry. What is judged again in a clip, crossings and open ends, is not at a border.
 """
 
 from collections.abc import Sequence
