@@ -75,7 +75,8 @@ def judged(data: str, weights: Path | None) -> Iterator[Judged]:
 
 def kind_of(level: Level) -> str:
     """Which boxes a stage links: those of the levels (crossings too), the weak ones with them, or tracks as a whole."""
-    return {"crossings": "level", "border": "ends"}.get(kind := level.stage.split()[0], kind)
+    kind = level.stage.split()[0]
+    return {"crossings": "level", "border": "ends"}.get(kind, kind)
 
 
 def floor_of(probability: NDArray[np.float64]) -> float:

@@ -16,7 +16,7 @@ from spam_cvat.annotation import Level
 from spam_cvat.hierarchy import graph as graphs
 from spam_cvat.hierarchy.assignment import follow, round_links
 from spam_cvat.hierarchy.geometry import Clip
-from spam_cvat.hierarchy.grouping import compact, group_mean
+from spam_cvat.hierarchy.grouping import compact, mean_of_joined
 from spam_cvat.hierarchy.levels import (
     CONTEST_SECONDS,
     ENDS,
@@ -176,11 +176,5 @@ def _joined(found: ClipResult, name: Ints, parted: Ints, link: Ints) -> ClipResu
     whole = follow(name[link], np.ones(len(link), bool), len(found.track_gate))
     node = np.where(np.isin(found.node, name), -1, found.node)
     node[parted >= 0] = name[parted[parted >= 0]]
-    inside = node >= 0
-    boxes = np.bincount(node[inside], minlength=len(whole))
-    gate = group_mean(whole, found.track_gate, boxes, len(whole))
-    node[inside] = whole[node[inside]]
-    number = compact(node)
-    kept = np.zeros(int(number.max(initial=-1)) + 1, np.int64)
-    kept[number[inside]] = node[inside]
-    return replace(found, node=number, track_gate=gate[kept])
+    joined = compact(np.where(node >= 0, whole[node], -1))
+    return replace(found, node=joined, track_gate=mean_of_joined(found.track_gate, node, joined))

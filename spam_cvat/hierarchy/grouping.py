@@ -112,9 +112,23 @@ def group_sum(key: Ints, value: Floats, groups: int) -> NDArray[np.float64]:
     return np.bincount(key, weights=value, minlength=groups).astype(np.float64)
 
 
-def group_mean(key: Ints, value: Floats, weight: Ints, groups: int) -> NDArray[np.float64]:
-    """Weighted mean of the values of each group 0 .. groups - 1, 0 where nothing weighs. Three (E,) -> (groups,)."""
-    return group_sum(key, value * weight, groups) / np.maximum(group_sum(key, weight.astype(np.float64), groups), 1)
+def mean_of_joined(value: Floats, before: Ints, after: Ints) -> NDArray[np.float64]:
+    """Values of groups that were joined: the mean of those of the former groups, each weighted by its rows.
+
+    Args:
+        value: (T,) of the former groups.
+        before: (N,) former group of each row, -1 for none.
+        after: (N,) its present group, 0 .. G - 1, or -1.
+
+    Returns:
+        (G,) values.
+    """
+    rows = (before >= 0) & (after >= 0)
+    home = np.zeros(len(value), np.int64)
+    home[before[rows]] = after[rows]
+    weight = np.bincount(before[rows], minlength=len(value)).astype(np.float64)
+    groups = int(after.max(initial=-1)) + 1
+    return group_sum(home, value * weight, groups) / np.maximum(group_sum(home, weight, groups), 1)
 
 
 def compact(labels: Ints) -> NDArray[np.int64]:

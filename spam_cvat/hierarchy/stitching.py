@@ -17,7 +17,7 @@ from spam_cvat.detections import Detections
 from spam_cvat.hierarchy import graph as graphs
 from spam_cvat.hierarchy.assignment import Guard, People, follow, round_links
 from spam_cvat.hierarchy.geometry import Clip
-from spam_cvat.hierarchy.grouping import compact, group_mean
+from spam_cvat.hierarchy.grouping import compact, mean_of_joined
 from spam_cvat.hierarchy.levels import BORDER, EXTENTS, STAGES, ClipResult, Policy, Scorer, record_of
 from spam_cvat.hierarchy.motion_fit import SceneMotion
 
@@ -79,7 +79,6 @@ def join_clips(
     node = np.concatenate([np.where(p.node >= 0, p.node + s, -1) for p, s in zip(parts, shift, strict=False)])
     gate = np.concatenate([part.gate for part in parts])
     total = int(shift[-1])
-    boxes = np.bincount(node[node >= 0], minlength=total)
     track_gate = np.concatenate([part.track_gate for part in parts])
     levels = _joined_levels(parts)
     if len(parts) > 1:
@@ -95,17 +94,8 @@ def join_clips(
         taken = guard.check(node, edge, taken, logit)
         levels = (*levels, record_of(node, edge, logit, taken, scorer, BORDER, 2 * EXTENTS[-1]))
         component = follow(edge, taken, total)
-        node = guard.join(np.where(node >= 0, component[node], -1))
-        merged = np.full(total, -1, np.int64)
-        merged[component] = component
-        known = node >= 0
-        before = np.concatenate([np.where(p.node >= 0, p.node + s, -1) for p, s in zip(parts, shift, strict=False)])
-        final = compact(node)
-        home = np.zeros(total, np.int64)
-        home[before[known]] = final[known]
-        count = int(final.max(initial=-1)) + 1
-        track_gate = group_mean(home, track_gate, boxes, count)
-        node = final
+        before, node = node, compact(guard.join(np.where(node >= 0, component[node], -1)))
+        track_gate = mean_of_joined(track_gate, before, node)
     return Linked(node, gate, track_gate, levels)
 
 
