@@ -25,6 +25,7 @@ from spam_cvat.tracks import Tracks
 KINDS = ("accept", "reject", "refine", "same", "different", "split", "assign", "mixed", "withdraw")
 # A box that a new run of the detector moved a little is still the box the human saw; below this it is another one.
 REBIND_IOU = 0.7
+_ANOTHER_BOX = "called one person, which has another box in the same frame"
 _EXACTLY_TWO = ("different", "split")
 
 
@@ -261,7 +262,8 @@ def resolve(answers: Sequence[Answer], detections: Detections) -> Clamps:
 
     * real against not real; who is joined with somebody or has a corrected box is real;
     * one person against two people, through any chain of joined boxes; two identities of ``assign`` are two people;
-    * one person has one box in a frame.
+    * one person has one box in a frame; a box of a longer ``same`` that newer answers gave to somebody else, who has
+      another box in a frame of it, drops out of it, and the rest stays one person.
 
     Args:
         answers: the log, oldest first.
@@ -444,18 +446,17 @@ class _State:
         if any(self.mixed_people[index] == 2 for index in self.mixed_of[a] & self.mixed_of[b]):
             return "called one person, a later answer says mixed"
         small, large = sorted((self.frames[a], self.frames[b]), key=len)
-        if not small.isdisjoint(large):
-            return "called one person, which has another box in the same frame"
-        return ""
+        return "" if small.isdisjoint(large) else _ANOTHER_BOX
 
-    def _join(self, row: int, other: int) -> None:
+    def _join(self, row: int, other: int) -> str:
+        """Two rows are one person; why that cannot be, empty where it can."""
         a, b = self._find(row), self._find(other)
         if a == b:
-            return
+            return ""
         why = self._obstacle(a, b)
         if why:
             self._refuse(other, why)
-            return
+            return why
         if len(self.members[a]) < len(self.members[b]):
             a, b = b, a
         self.parent[b] = a
@@ -471,15 +472,22 @@ class _State:
         if b in self.name:
             self.name[a] = self.name.pop(b)
             self.named[self.name[a]] = a
+        return ""
 
     def _chain(self, rows: Sequence[int]) -> None:
-        """Rows ascend, hence so do their frames; rejected boxes drop out of the chain."""
+        """Rows ascend, hence so do their frames; rejected boxes drop out of the chain.
+
+        So do boxes that later answers gave to somebody who was elsewhere when this person was seen: a track that was
+        looked at as a whole may show somebody else for a moment, and goes on after it.
+        """
         real = [row for row in rows if self._set_gate(row, 1)]
         twins = [later for earlier, later in itertools.pairwise(real) if self.frame[earlier] == self.frame[later]]
         for row in twins:
-            self._refuse(row, "called one person, which has another box in the same frame")
-        for earlier, later in itertools.pairwise(sorted(set(real) - set(twins))):
-            self._join(earlier, later)
+            self._refuse(row, _ANOTHER_BOX)
+        last = -1
+        for row in sorted(set(real) - set(twins)):
+            if last < 0 or self._join(last, row) != _ANOTHER_BOX:
+                last = row
 
     def _set_identity(self, row: int, identity: str) -> None:
         if not self._set_gate(row, 1):

@@ -220,6 +220,15 @@ def test_links_through_one_frame_twice_are_refused():
     assert "another box in the same frame" in clamps.conflicts[0]
 
 
+def test_who_was_somebody_else_for_a_moment_stays_one_person_but_for_that_box():
+    clamps = resolve([said("same", 0, 3, 6, 9), said("same", 1, 3)], DETECTIONS)
+    assert clamps.must.tolist() == [[0, 6], [1, 3], [6, 9]]
+    assert "frame 1: called one person, which has another box in the same frame" in clamps.conflicts[0]
+    # Told apart, it is two people from there on.
+    clamps = resolve([said("same", 0, 3, 6, 9), said("different", 0, 3)], DETECTIONS)
+    assert clamps.must.tolist() == [[3, 6], [6, 9]]
+
+
 def test_one_answer_with_two_boxes_of_a_frame_keeps_the_first():
     clamps = resolve([said("same", 0, 3, 4, 6)], DETECTIONS)
     assert clamps.must.tolist() == [[0, 3], [3, 6]]

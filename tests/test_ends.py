@@ -8,13 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spam_cvat.annotation import Annotation, candidate_edges
-from spam_cvat.answers import Answer, resolve
+from spam_cvat.answers import Answer, Clamps, resolve
 from spam_cvat.detections import Detections, VideoInfo
 from spam_cvat.engine import annotate
 from spam_cvat.hierarchy import levels
-from spam_cvat.hierarchy.ends import clear_ends, link_ends
+from spam_cvat.hierarchy.assignment import Guard, People
+from spam_cvat.hierarchy.ends import Opened, clear_ends, link_ends
 from spam_cvat.hierarchy.geometry import Clip
-from spam_cvat.hierarchy.levels import ENDS, ClipResult, GeometryScorer, Policy
+from spam_cvat.hierarchy.levels import AMENDED_ENDS, ENDS, ClipResult, GeometryScorer, Policy
 from spam_cvat.hierarchy.motion_fit import Members, measure_motion
 from spam_cvat.training.synthetic import Scene, generate_scene, preset
 
@@ -107,6 +108,59 @@ def test_nobody_is_at_two_places_at_once(frames: list[set[int]], offset: int) ->
         last, first = record.boxes().T
         assert (clip.frame[last] < clip.frame[first]).all()
         assert ((found.node[last] == found.node[first]) | ~record.decision).all()
+
+
+def _opened(
+    clip: Clip, node: np.ndarray, held: list[tuple[int, int]], apart: list[tuple[int, int]], opened: bool = True
+) -> Opened:
+    """All ends opened (or none) by answers that hold boxes, (track, frame), and call tracks different."""
+    places = list(zip(node.tolist(), clip.frame.tolist(), strict=True))
+    mask = np.isin(np.arange(len(clip)), [places.index(place) for place in held])
+    cannot = [(int(np.argmax(node == a)), int(np.argmax(node == b))) for a, b in apart]
+    clamps = Clamps(np.where(mask, 1, -1).astype(np.int8), np.zeros((0, 2), np.int64), np.array(cannot).reshape(-1, 2))
+    every = np.full(len(clip), opened)
+    return Opened(every, every, mask, Guard(People(clamps, clip.frame), clip.frame))
+
+
+def test_boxes_that_answers_speak_of_stay_where_one_track_takes_over_from_another() -> None:
+    clip, node = _walk((range(0, 32), 0, UNSURE), (range(28, 60), 12, SURE))
+    opened = _opened(clip, node, [(0, 30)], [])
+    found = link_ends(clip, _linked(clip, node), GeometryScorer(), Policy(), opened)
+    kept = found.node == 0
+    assert np.bincount(clip.frame[kept]).tolist() == [1] * 60
+    assert clip.frame[kept & (node == 1)].min() == 31
+    assert found.levels[-1].stage == AMENDED_ENDS
+
+
+@pytest.mark.parametrize(
+    ("held", "apart", "opened"),
+    [
+        ([(0, 31), (1, 28)], [], True),  # each has a box that stays while the other is there
+        ([], [(0, 1)], True),  # a human said that they are two
+        ([], [], False),  # no answer has opened these ends
+    ],
+)
+def test_answers_keep_tracks_that_overlap_apart(
+    held: list[tuple[int, int]], apart: list[tuple[int, int]], opened: bool
+) -> None:
+    clip, node = _walk((range(0, 32), 0, UNSURE), (range(28, 60), 12, SURE))
+    before = _linked(clip, node)
+    assert link_ends(clip, before, GeometryScorer(), Policy(), _opened(clip, node, held, apart, opened)) is before
+
+
+@given(
+    st.lists(st.sets(st.integers(0, 24), min_size=2), min_size=2, max_size=4),
+    st.integers(1, 30),
+    st.lists(st.integers(0, 99), max_size=6),
+)
+def test_nothing_that_answers_hold_is_left_out(frames: list[set[int]], offset: int, some: list[int]) -> None:
+    clip, node = _walk(*((some, offset * number, SURE - number / 9) for number, some in enumerate(frames)))
+    places = list(zip(node.tolist(), clip.frame.tolist(), strict=True))
+    opened = _opened(clip, node, [places[k % len(places)] for k in some], [])
+    found = link_ends(clip, _linked(clip, node), GeometryScorer(), Policy(end=-9.0), opened)
+    assert (found.node[opened.held] >= 0).all()
+    there = found.node >= 0
+    assert len({*zip(found.node[there], clip.frame[there], strict=True)}) == there.sum()
 
 
 @pytest.fixture(scope="module", params=[("moving", 3), ("moving", 6), ("dance", 1)], ids=str)

@@ -5,7 +5,8 @@ would let each of them move links all over the clip, since messages, margins and
 everything; and a link that was right and not asked about would flip now and then. So the links found without answers
 are kept, the surest first, as far as the answers allow (a maximum spanning forest under constraints): tracks that
 nobody spoke of stay whole, and two boxes held apart are parted at the least sure link between them. Only the ends that
-this leaves open, and doubtful links close to them in the same track, are judged again by the network.
+this leaves open, and doubtful links close to them in the same track, are judged again by the network; last, as without
+answers, by what is clear of other tracks (:mod:`ends`).
 """
 
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from spam_cvat.annotation import Level, candidate_edges
 from spam_cvat.hierarchy import graph as graphs
 from spam_cvat.hierarchy.assignment import Guard, follow
+from spam_cvat.hierarchy.ends import Opened, link_ends
 from spam_cvat.hierarchy.geometry import Clip
 from spam_cvat.hierarchy.graph import Graph
 from spam_cvat.hierarchy.grouping import compact
@@ -87,11 +89,15 @@ def amend(
     piece = np.where(own >= 0, follow(links.row, kept & ~again, len(clip)), -1)
     piece = compact(guard.join(piece))
     lasting = graphs.support_of(free.support, clip.score)
-    relink = _Relinking(clip, free, lasting, ends, starts, guard, scorer, policy)
-    piece, levels = relink(piece, links.row[again])
-    guard.absorb(piece)
+    held = said == 1
+    held[guard.rows] = True
+    opened = Opened(ends, starts, held, guard)
+    piece, levels = _Relinking(clip, free, lasting, opened, scorer, policy)(piece, links.row[again])
     track_gate = gate_tracks(clip, piece, free.gate, lasting, free.motion, scorer) - policy.track
-    return replace(free, node=piece, track_gate=track_gate, levels=(*free.levels, *levels))
+    linked = replace(free, node=piece, track_gate=track_gate, levels=(*free.levels, *levels))
+    linked = link_ends(clip, linked, scorer, policy, opened)
+    guard.absorb(linked.node)
+    return linked
 
 
 def _links_of(node: Ints, levels: tuple[Level, ...]) -> _Links:
@@ -125,25 +131,23 @@ class _Relinking:
 
     Attributes:
         lasting: (N,) what each row's confidence is worth.
-        ends: (N,) rows after which somebody may go on elsewhere.
-        starts: (N,) rows before which somebody may have been elsewhere.
+        opened: the ends, and what answers hold.
     """
 
     clip: Clip
     free: ClipResult
     lasting: Floats
-    ends: Mask
-    starts: Mask
-    guard: Guard
+    opened: Opened
     scorer: Scorer
     policy: Policy
 
     def __call__(self, piece: Ints, again: Ints) -> tuple[Ints, list[Level]]:
         """Link pieces; ``again`` (K, 2) rows were linked. (N,) pieces -> (N,) nodes and the records."""
         levels: list[Level] = []
+        guard = self.opened.guard
         for level, stage in enumerate(AMENDED):
             members = Members.of(piece)
-            ends, starts = self.ends[members.last], self.starts[members.first]
+            ends, starts = self.opened.ends[members.last], self.opened.starts[members.first]
             if not (ends.any() or starts.any()):
                 break
             if level == 0:
@@ -151,11 +155,11 @@ class _Relinking:
                 graph, logit = self._judge_again(piece, piece[again])
             else:
                 extent = EXTENTS[level]
-                graph = tracklet_graph(self.clip, piece, self.lasting, self.free.motion, extent, self.guard)
+                graph = tracklet_graph(self.clip, piece, self.lasting, self.free.motion, extent, guard)
                 _, logit = self.scorer.tracklets(graph, level)
             either = ends[graph.edge[:, 0]] | starts[graph.edge[:, 1]]
             edge, logit = graph.edge[either], logit[either]
-            piece, record = link_nodes(piece, edge, logit, self.policy.link, self.scorer, stage, extent, self.guard)
+            piece, record = link_nodes(piece, edge, logit, self.policy.link, self.scorer, stage, extent, guard)
             levels.append(record)
         return piece, levels
 
@@ -165,9 +169,9 @@ class _Relinking:
         # What answers joined across a link that is judged again leaves nothing to judge.
         ended, began = self.clip.frame[members.last], self.clip.frame[members.first]
         former = former[ended[former[:, 0]] < began[former[:, 1]]]
-        former = former[self.guard.allowed(piece, former)]
+        former = former[self.opened.guard.allowed(piece, former)]
         nodes, _ = graphs.tracklet_nodes(self.clip, piece, self.lasting)
         pairs = graphs.tracklet_pairs(nodes, self.free.motion, self.clip, UNTANGLE_EXTENT)
-        pairs = pairs[self.guard.allowed(piece, pairs)]
+        pairs = pairs[self.opened.guard.allowed(piece, pairs)]
         contest = np.full(len(former), CONTEST)
         return judge_again(self.clip, nodes, pairs, former, contest, self.free.motion, self.scorer, self.policy)

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from spam_cvat.annotation import Level
 from spam_cvat.hierarchy import graph as graphs
-from spam_cvat.hierarchy.assignment import follow, round_links
+from spam_cvat.hierarchy.assignment import Guard, follow, round_links
 from spam_cvat.hierarchy.geometry import Clip
 from spam_cvat.hierarchy.grouping import compact, mean_of_joined
 from spam_cvat.hierarchy.levels import (
+    AMENDED_ENDS,
     CONTEST_SECONDS,
     ENDS,
     EXTENTS,
@@ -32,6 +33,7 @@ from spam_cvat.hierarchy.motion_fit import Members
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Mask = NDArray[np.bool_]
 
 # Two tracks may be of one person while both have boxes for this long at most; two people stay together for longer.
 SHARED_SECONDS = 0.3
@@ -58,25 +60,48 @@ class Ends:
     until: Ints
 
 
+@dataclass(frozen=True)
+class Opened:
+    """Where answers left tracks open, and what they hold.
+
+    Attributes:
+        ends: (N,) rows after which somebody may go on elsewhere.
+        starts: (N,) rows before which somebody may have been elsewhere.
+        held: (N,) rows that stay in their tracks, as a human spoke of them.
+        guard: what humans said of identities.
+    """
+
+    ends: Mask
+    starts: Mask
+    held: Mask
+    guard: Guard
+
+
 def link_clip(clip: Clip, scorer: Scorer, policy: Policy) -> ClipResult:
     """A clip through all levels, and its open ends once more. See :func:`run_clip` for the arguments."""
     return link_ends(clip, run_clip(clip, scorer, policy), scorer, policy)
 
 
-def link_ends(clip: Clip, found: ClipResult, scorer: Scorer, policy: Policy) -> ClipResult:
+def link_ends(
+    clip: Clip, found: ClipResult, scorer: Scorer, policy: Policy, opened: Opened | None = None
+) -> ClipResult:
     """Join tracks at open ends, as far as the network finds it likelier than not that one goes on in the other.
 
     Args:
         clip: the boxes.
         found: the clip, linked.
         scorer: turns features into logits.
-        policy: when links are taken. Tracks that its gate does not let pass stay out of it.
+        policy: when links are taken. Tracks that its gate does not let pass stay out of it, unless a human spoke of
+            them.
+        opened: the ends that answers opened, the only ones to be linked then; None for all.
 
     Returns:
         The result with joined tracks, and a record of the links more. Boxes of two joined tracks in one frame are
         left out of one of them.
     """
     real = (found.track_gate > 0) | np.isneginf(policy.gate)
+    if opened:
+        real[found.node[opened.held & (found.node >= 0)]] = True
     name = np.flatnonzero(real)
     node = np.full(len(clip), -1, np.int64)
     inside = found.node >= 0
@@ -94,13 +119,26 @@ def link_ends(clip: Clip, found: ClipResult, scorer: Scorer, policy: Policy) -> 
     shared = ends.last[a] - ends.first[b] + 1
     usable = (ends.first[a] < ends.first[b]) & (ends.last[a] < ends.last[b])
     usable &= shared <= max(SHARED_SECONDS * clip.fps, 1)
+    rows = Members.of(node)
+    if opened:
+        usable &= opened.ends[rows.last[a]] | opened.starts[rows.first[b]]
     edge, logit = graph.edge[usable], logit[usable]
+    until = _hand_overs(clip, rows, ends, edge, opened.held if opened else np.zeros(len(clip), bool))
+    possible = until >= 0
+    if opened:
+        possible[possible] = _allowed(clip, node, ends, edge[possible], until[possible], opened.guard)
+    edge, logit, until = edge[possible], logit[possible], until[possible]
     if not len(edge):
         return found
     taken = round_links(edge, logit - policy.end, len(name))
-    asked = _handed_over(clip, node, ends, edge[np.lexsort((-logit, ~taken))])
-    record = _in_order(clip, record_of(asked, edge, logit, taken, scorer, ENDS, UNTANGLE_EXTENT))
-    parted = _handed_over(clip, node, ends, edge[taken])
+    parted = _parted(clip, node, ends, edge[taken], until[taken])
+    if opened and not (kept := opened.guard.check(parted, edge, taken, logit))[taken].all():
+        taken = kept
+        parted = _parted(clip, node, ends, edge[taken], until[taken])
+    surest = np.lexsort((-logit, ~taken))
+    asked = _parted(clip, node, ends, edge[surest], until[surest])
+    stage = AMENDED_ENDS if opened else ENDS
+    record = _in_order(clip, record_of(asked, edge, logit, taken, scorer, stage, UNTANGLE_EXTENT))
     return replace(_joined(found, name, parted, edge[taken]), levels=(*found.levels, record))
 
 
@@ -133,31 +171,53 @@ def _between(clip: Clip, node: Ints, since: Ints, until: Ints) -> Ints:
     return np.where((node < 0) | outside, -1, node)
 
 
-def _handed_over(clip: Clip, node: Ints, ends: Ends, edge: Ints) -> Ints:
+def _parted(clip: Clip, node: Ints, ends: Ends, edge: Ints, until: Ints) -> Ints:
     """The tracks without what those of a link both have, for links (E, 2) as far as no earlier one has the end.
 
-    The frame at which one takes over lies between the clear boxes of both, so that the links on either side of a track
-    never take all of it.
+    ``until`` (E,) are the frames up to which boxes of the earlier track are kept, and after which those of the later.
     """
-    since, until = ends.first.copy(), ends.last.copy()
-    rows = Members.of(node)
-    ended, begun = np.zeros(len(rows), bool), np.zeros(len(rows), bool)
-    for a, b in edge:
+    low, high = ends.first.copy(), ends.last.copy()
+    ended, begun = np.zeros(len(low), bool), np.zeros(len(low), bool)
+    for (a, b), last in zip(edge, until, strict=True):
         if not (ended[a] or begun[b]):
             ended[a] = begun[b] = True
-            if ends.last[a] >= ends.first[b]:
-                until[a] = _hand_over(clip, rows, ends, a, b)
-                since[b] = until[a] + 1
-    return _between(clip, node, since, until)
+            high[a] = last
+            low[b] = max(ends.first[b], last + 1)
+    return _between(clip, node, low, high)
 
 
-def _hand_over(clip: Clip, rows: Members, ends: Ends, a: int, b: int) -> int:
-    """The frame up to which boxes of ``a`` are kept, and after which those of ``b``: the surest ones together."""
+def _hand_overs(clip: Clip, rows: Members, ends: Ends, edge: Ints, held: Mask) -> Ints:
+    """The last frame of the earlier track's boxes that are kept for each link (E, 2); -1 where ``held`` (N,) forbid it.
+
+    Where both have boxes, this is the frame at which the surest ones together are kept.
+    """
+    until = ends.last[edge[:, 0]].copy()
+    for index in np.flatnonzero(until >= ends.first[edge[:, 1]]):
+        a, b = edge[index].tolist()
+        until[index] = _hand_over(clip, rows, ends, a, b, held)
+    return until
+
+
+def _hand_over(clip: Clip, rows: Members, ends: Ends, a: int, b: int, held: Mask) -> int:
+    """The frame at which ``b`` takes over from ``a``, -1 for none: no box that is held may be left out.
+
+    It lies between the clear boxes of both, so that the links on either side of a track never take all of it.
+    """
     of = [rows.row[rows.start[k] : rows.start[k] + rows.count[k]] for k in (a, b)]
     frame = np.arange(ends.until[a], ends.clear[b])[:, None]
     earlier, later = (clip.frame[row] <= frame for row in of)
     total = (earlier * clip.score[of[0]]).sum(1) + (~later * clip.score[of[1]]).sum(1)
-    return int(frame[total.argmax(), 0])
+    fine = ~((~earlier & held[of[0]]).any(1) | (later & held[of[1]]).any(1))
+    return int(frame[np.where(fine, total, -1.0).argmax(), 0]) if fine.any() else -1
+
+
+def _allowed(clip: Clip, node: Ints, ends: Ends, edge: Ints, until: Ints, guard: Guard) -> Mask:
+    """Which links (E, 2) answers would allow on their own, without what the tracks of a link both have. (E,)."""
+    out = guard.allowed(node, edge)
+    for index in np.flatnonzero(ends.last[edge[:, 0]] >= ends.first[edge[:, 1]]):
+        one = slice(index, index + 1)
+        out[one] = guard.allowed(_parted(clip, node, ends, edge[one], until[one]), edge[one])
+    return out
 
 
 def _in_order(clip: Clip, record: Level) -> Level:

@@ -45,13 +45,14 @@ def _stages() -> tuple[str, ...]:
         if level in UNTANGLE_AFTER:
             out.append(stage_name("crossings", level))
     out += [stage_name("weak", level) for level in WEAK_LEVELS]
-    return (*out, ENDS, *AMENDED, BORDER)
+    return (*out, ENDS, *AMENDED, AMENDED_ENDS, BORDER)
 
 
-# Links of tracks' open ends. Links that answers left open: crossings first, then level by level. Links across the
-# border of two clips.
+# Links of tracks' open ends. Links that answers left open: crossings first, then level by level, then those of ends.
+# Links across the border of two clips.
 ENDS = "ends"
 AMENDED = tuple(stage_name("amended", level) for level in range(len(EXTENTS)))
+AMENDED_ENDS = f"amended {ENDS}"
 BORDER = "border"
 # Steps of the hierarchy in the order in which they are taken; a clip with nothing to do at one has no record of it.
 STAGES = _stages()
@@ -60,7 +61,7 @@ STAGES = _stages()
 LIKE = {
     stage: stage_name("level", level) if level else stage_name("crossings", UNTANGLE_AFTER[0])
     for level, stage in enumerate(AMENDED)
-} | {BORDER: stage_name("level", 1)}
+} | {AMENDED_ENDS: ENDS, BORDER: stage_name("level", 1)}
 
 
 class Scorer(Protocol):
