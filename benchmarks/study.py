@@ -5,7 +5,8 @@
 Only first halves are looked at; half-val is for measuring. Every loss is counted in boxes or links:
 
 * gate: false boxes kept (in tracks that are all false, or inside true ones), true boxes dropped, by confidence;
-* links: wrong ones inside tracks and missed ones between tracks, by the gap in frames they span;
+* links: wrong ones inside tracks and missed ones between tracks, by the gap in frames they span; true ones that were
+  never weighed, as pruning left no candidate, by the level's extent and counted by the boxes that they would join;
 * never proposed: ground-truth boxes without a candidate, and how many of them interpolation found;
 * localisation: mean IoU of true boxes as detected and as they are in the tracks.
 """
@@ -20,13 +21,15 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from benchmarks.common import Row, finish, main, options, percent, progress, read_sequences, sequence_folders, show
-from spam_cvat.annotation import Annotation
+from spam_cvat.annotation import Annotation, Level
 from spam_cvat.boxes import iou_matrix, iou_pairs
 from spam_cvat.detections import Detections
 from spam_cvat.engine import annotate
 from spam_cvat.errors import InputError
 from spam_cvat.evaluation import combine, evaluate
 from spam_cvat.formats.mot import GroundTruth
+from spam_cvat.hierarchy.levels import EXTENTS, stage_name
+from spam_cvat.training.pretrain import true_edges
 
 GAPS = (1, 2, 8, 32, 128)
 PEDESTRIAN = 1
@@ -90,6 +93,12 @@ def losses(annotation: Annotation, truth: GroundTruth) -> dict[str, Any]:
         out[f"true boxes dropped, score {low:g}-{min(high, 1):g}"] = int((dropped & inside).sum())
     identity = identities(true_identities(detections, truth, track > 0)[0], truth)
     out |= _wrong_links(detections.frame, identity, track) | _missed_links(detections.frame, identity, track)
+    all_identities = identities(row, truth)
+    for number, extent in enumerate(EXTENTS[1:], start=1):
+        level = next(level for level in annotation.levels if level.stage == stage_name("level", number))
+        joined, pruned = _unweighed(level, detections.frame.astype(np.int64), all_identities)
+        out[f"boxes behind true links, extent {extent}"] = joined
+        out[f"of these without a candidate, extent {extent}"] = pruned
     scored = (truth.category == PEDESTRIAN) & (truth.confidence != 0)
     proposed = np.zeros(len(truth), bool)
     proposed[row[row >= 0]] = True
@@ -131,6 +140,31 @@ def _missed_links(frame: NDArray[Any], identity: NDArray[Any], track: NDArray[An
     a, b = rows[:-1], rows[1:]
     missed = (identity[a] == identity[b]) & (track[a] != track[b])
     return _names("missed links", np.bincount(_bucket((frame[b] - frame[a])[missed]), minlength=len(GAPS)))
+
+
+def _unweighed(level: Level, frame: NDArray[np.int64], identity: NDArray[np.int64]) -> tuple[int, int]:
+    """Boxes behind a level's true links, and behind those that are no candidates; n and m boxes count 2 n m / (n + m).
+
+    A link is true from the last box of a tracklet to the next first box of its person, less than ``extent`` later.
+    """
+    node = level.node.astype(np.int64)
+    rows = np.flatnonzero(node >= 0)
+    total = int(node.max(initial=-1)) + 1
+    count = np.bincount(node[rows], minlength=total)
+    last, first = np.zeros((2, total), np.int64)
+    last[node[rows]], first[node[rows[::-1]]] = rows, rows[::-1]
+    span = int(frame.max(initial=0)) + 2
+    begin = identity[first] * span + frame[first]
+    order = np.argsort(begin, kind="stable")
+    place = np.searchsorted(begin[order], identity[last] * span + frame[last], side="right")
+    a = np.flatnonzero((place < total) & (identity[last] > 0))
+    edge = np.stack([a, order[place[a]]], axis=1)
+    edge = edge[frame[first[edge[:, 1]]] - frame[last[edge[:, 0]]] < level.extent]
+    edge = edge[true_edges(edge, node, frame, identity)]
+    n, m = count[edge].T
+    weight = 2 * n * m / (n + m)
+    code, known = edge @ np.array([total, 1]), level.edge.astype(np.int64) @ np.array([total, 1])
+    return round(weight.sum()), round(weight[~np.isin(code, known)].sum())
 
 
 def run(arguments: Sequence[str] | None = None) -> None:

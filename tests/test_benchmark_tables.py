@@ -4,8 +4,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks import dancetrack, evaluation, mot17, robustness, speed
+from benchmarks import dancetrack, design, evaluation, mot17, robustness, speed, study
 from benchmarks.common import SPLITS, main
+from spam_cvat.annotation import Level
 from spam_cvat.errors import InputError, SpamError
 from spam_cvat.evaluation import evaluate_files
 from spam_cvat.formats.mot import read_sequence
@@ -131,3 +132,44 @@ def test_changes_for_robustness_keep_boxes_truth_and_motion_together(data):
     np.testing.assert_allclose(halved.score, sequence.detections.score / 2)
     assert 70 < len(robustness.CHANGES["thinned"](sequence, rng).detections) < 115
     assert robustness.CHANGES["unsteady"](sequence, rng).warps is None
+
+
+def test_design_takes_each_set_in_slightly_changed_copies(data, tmp_path):
+    design.run(["--out", str(tmp_path / "out"), "--data", "yolox_x", "--data", "replaced", "--copies", "2"])
+    rows = json.loads((tmp_path / "out" / "results.json").read_text())["rows"]
+    assert [(row["data"], row["copies"]) for row in rows] == [("yolox_x", 2), ("replaced", 2)]
+    assert all(row["HOTA"] > 50 for row in rows)
+    [case, _] = design.SETS["yolox_x"].cases()
+    once, again, other = (design.copy_of(case, np.random.default_rng(seed)).detections for seed in (1, 1, 2))
+    np.testing.assert_array_equal(once.box, again.box)
+    assert (once.box != other.box).any()
+    # Rows are in the order of confidences, which are changed too.
+    moved = np.abs(np.sort(once.box, axis=0) - np.sort(case.detections.box, axis=0))
+    assert 0 < moved.max() < 6 * design.EDGE_NOISE * 100
+    with pytest.raises(InputError, match="no data set 'mot20'; there are: yolox_x, replaced"):
+        design.run(["--out", str(tmp_path / "out"), "--data", "mot20"])
+    with pytest.raises(InputError, match="0 copies: at least one is needed"):
+        design.run(["--out", str(tmp_path / "out"), "--copies", "0"])
+
+
+def test_replaced_confidences_are_those_of_the_second_half_at_the_same_ranks(data):
+    folder = data / "mot17" / "train" / "a"
+    first, second = (SPLITS[split](read_sequence(folder, "yolox_x")).detections for split in ("first", "half-val"))
+    case = next(iter(design.SETS["replaced"].cases()))
+    np.testing.assert_array_equal(np.sort(case.detections.frame), np.sort(first.frame))
+    for share in (0.1, 0.5, 0.9):
+        assert np.quantile(case.detections.score, share) == pytest.approx(np.quantile(second.score, share), abs=0.01)
+    assert np.argmax(first.score) == np.argmax(case.detections.score)
+
+
+def test_the_study_counts_true_links_that_no_edge_weighs():
+    # Two people: the first in tracklets 0, 2 and 4 of two boxes each, the second in 1 and 3.
+    node = np.array([0, 1, 0, 1, 2, 3, 2, 3, 4, 4], np.int32)
+    frame = np.array([0, 0, 1, 1, 3, 3, 4, 4, 20, 21])
+    identity = np.array([1, 2, 1, 2, 1, 2, 1, 2, 1, 1])
+    edge = np.array([[0, 2], [0, 3]], np.int32)
+    some = np.zeros(2, np.float32)
+    level = Level(8, node, edge, some, some, some > 0)
+    assert study._unweighed(level, frame, identity) == (4, 2)
+    # The link over 16 frames is none of this level's, but one of a level that reaches so far.
+    assert study._unweighed(replace(level, extent=32), frame, identity) == (6, 4)
