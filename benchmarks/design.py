@@ -133,7 +133,7 @@ def run(arguments: Rows[str] | None = None) -> None:
         raise InputError(f"{args.copies} copies: at least one is needed")
     began = time.perf_counter()
     rows = []
-    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
         waiting = {
             name: [pool.submit(score_copy, name, copy, args.weights) for copy in range(args.copies)]
             for name in args.data or SETS
