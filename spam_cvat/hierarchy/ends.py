@@ -106,7 +106,11 @@ def link_ends(
     node = np.full(len(clip), -1, np.int64)
     inside = found.node >= 0
     node[inside] = np.where(real, np.cumsum(real) - 1, -1)[found.node[inside]]
-    if len(name) < 2:
+    rows = Members.of(node)
+    open_end, open_start = np.ones((2, len(name)), bool)
+    if opened:
+        open_end, open_start = opened.ends[rows.last], opened.starts[rows.first]
+    if len(name) < 2 or not (open_end.any() or open_start.any()):
         return found
     ends = clear_ends(clip, node)
     nodes, _ = graphs.tracklet_nodes(
@@ -118,10 +122,7 @@ def link_ends(
     a, b = graph.edge.T
     shared = ends.last[a] - ends.first[b] + 1
     usable = (ends.first[a] < ends.first[b]) & (ends.last[a] < ends.last[b])
-    usable &= shared <= max(SHARED_SECONDS * clip.fps, 1)
-    rows = Members.of(node)
-    if opened:
-        usable &= opened.ends[rows.last[a]] | opened.starts[rows.first[b]]
+    usable &= (shared <= max(SHARED_SECONDS * clip.fps, 1)) & (open_end[a] | open_start[b])
     edge, logit = graph.edge[usable], logit[usable]
     until = _hand_overs(clip, rows, ends, edge, opened.held if opened else np.zeros(len(clip), bool))
     possible = until >= 0
