@@ -29,6 +29,7 @@ from spam_cvat.errors import InputError
 from spam_cvat.evaluation import combine, evaluate
 from spam_cvat.formats.mot import GroundTruth
 from spam_cvat.hierarchy.levels import EXTENTS, stage_name
+from spam_cvat.hierarchy.motion_fit import Members
 from spam_cvat.training.pretrain import true_edges
 
 GAPS = (1, 2, 8, 32, 128)
@@ -148,11 +149,8 @@ def _unweighed(level: Level, frame: NDArray[np.int64], identity: NDArray[np.int6
     A link is true from the last box of a tracklet to the next first box of its person, less than ``extent`` later.
     """
     node = level.node.astype(np.int64)
-    rows = np.flatnonzero(node >= 0)
-    total = int(node.max(initial=-1)) + 1
-    count = np.bincount(node[rows], minlength=total)
-    last, first = np.zeros((2, total), np.int64)
-    last[node[rows]], first[node[rows[::-1]]] = rows, rows[::-1]
+    members = Members.of(node)
+    first, last, total = members.first, members.last, len(members)
     span = int(frame.max(initial=0)) + 2
     begin = identity[first] * span + frame[first]
     order = np.argsort(begin, kind="stable")
@@ -161,7 +159,7 @@ def _unweighed(level: Level, frame: NDArray[np.int64], identity: NDArray[np.int6
     edge = np.stack([a, order[place[a]]], axis=1)
     edge = edge[frame[first[edge[:, 1]]] - frame[last[edge[:, 0]]] < level.extent]
     edge = edge[true_edges(edge, node, frame, identity)]
-    n, m = count[edge].T
+    n, m = members.count[edge].T
     weight = 2 * n * m / (n + m)
     code, known = edge @ np.array([total, 1]), level.edge.astype(np.int64) @ np.array([total, 1])
     return round(weight.sum()), round(weight[~np.isin(code, known)].sum())
