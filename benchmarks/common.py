@@ -57,6 +57,18 @@ def tracker_options(description: str | None, detections: str) -> argparse.Argume
     return parser
 
 
+def check_names(kind: str, asked: Iterable[str] | None, known: Iterable[str]) -> None:
+    """Refuse names that an option was given and that do not exist.
+
+    Raises:
+        InputError: there is no such ``kind`` ("variant", "data set"); the message lists what there is.
+    """
+    known = list(known)
+    unknown = sorted(set(asked or ()) - set(known))
+    if unknown:
+        raise InputError(f"no {kind} {unknown[0]!r}; there are: {', '.join(known)}")
+
+
 def data_folder(*parts: str) -> Path:
     """A folder of the data that benchmarks run on: under ``SPAM_DATA``, by default ``../shared/data``.
 

@@ -22,7 +22,18 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.common import PERCENT, Row, finish, main, options, percent, progress, read_sequences, sequence_folders
+from benchmarks.common import (
+    PERCENT,
+    Row,
+    check_names,
+    finish,
+    main,
+    options,
+    percent,
+    progress,
+    read_sequences,
+    sequence_folders,
+)
 from spam_cvat.detections import Detections
 from spam_cvat.engine import annotate
 from spam_cvat.errors import InputError
@@ -126,9 +137,7 @@ def run(arguments: Rows[str] | None = None) -> None:
     parser.add_argument("--copies", type=int, default=4, help="the boxes as they are, and so many less one changed")
     parser.add_argument("--weights", type=Path, metavar="FILE", help="in place of the shipped weights")
     args = parser.parse_args(arguments)
-    unknown = sorted(set(args.data or ()) - set(SETS))
-    if unknown:
-        raise InputError(f"no data set {unknown[0]!r}; there are: {', '.join(SETS)}")
+    check_names("data set", args.data, SETS)
     if args.copies < 1:
         raise InputError(f"{args.copies} copies: at least one is needed")
     began = time.perf_counter()

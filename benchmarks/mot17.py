@@ -17,6 +17,7 @@ from benchmarks.common import (
     PERCENT,
     SPLITS,
     Run,
+    check_names,
     finish,
     main,
     progress,
@@ -27,7 +28,6 @@ from benchmarks.common import (
 )
 from benchmarks.trackers import trackers
 from spam_cvat.baselines.ghost import GhostConfig
-from spam_cvat.errors import InputError
 
 COLUMNS = ("data", "variant", *PERCENT, *COUNTS, "frames_per_second")
 
@@ -57,10 +57,7 @@ def compare(
     chosen = {
         name: trackers(name, weights=args.weights, ghost_config=ghost_config) for name in args.detections or detections
     }
-    known = [variant for table in chosen.values() for variant in table]
-    unknown = sorted(set(args.variant or ()) - set(known))
-    if unknown:
-        raise InputError(f"no variant {unknown[0]!r}; there are: {', '.join(known)}")
+    check_names("variant", args.variant, [variant for table in chosen.values() for variant in table])
     runs: list[Run] = []
     for name, table in chosen.items():
         sequences = read_sequences(folders, name, split)

@@ -17,11 +17,21 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.common import COUNTS, PERCENT, Run, finish, main, options, progress, read_sequences, run_variant
+from benchmarks.common import (
+    COUNTS,
+    PERCENT,
+    Run,
+    check_names,
+    finish,
+    main,
+    options,
+    progress,
+    read_sequences,
+    run_variant,
+)
 from benchmarks.common import sequence_folders as folders
 from benchmarks.trackers import trackers
 from spam_cvat.detections import Detections, confidences_of
-from spam_cvat.errors import InputError
 from spam_cvat.formats.mot import Sequence
 from spam_cvat.hierarchy.calibration import logit
 from spam_cvat.hierarchy.normalise import stretched
@@ -47,9 +57,7 @@ def run(arguments: Rows[str] | None = None) -> None:
     parser.add_argument("--weights", type=Path, metavar="FILE", help="in place of the shipped weights")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(arguments)
-    unknown = sorted(set(args.change or ()) - set(CHANGES))
-    if unknown:
-        raise InputError(f"no change {unknown[0]!r}; there are: {', '.join(CHANGES)}")
+    check_names("change", args.change, CHANGES)
     compare(args)
 
 
