@@ -22,8 +22,8 @@ from benchmarks.study import CANDIDATE, identities, true_identities
 from spam_cvat.annotation import Annotation, Level
 from spam_cvat.engine import annotate
 from spam_cvat.hierarchy.calibration import expected_calibration_error
+from spam_cvat.hierarchy.edge_labels import true_edges
 from spam_cvat.hierarchy.levels import STAGES
-from spam_cvat.training.pretrain import true_edges
 from spam_cvat.training.synthetic import generate_scene, random_config
 
 DATA = ("generated", "mot17-first", "dancetrack")

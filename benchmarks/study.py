@@ -28,9 +28,9 @@ from spam_cvat.engine import annotate
 from spam_cvat.errors import InputError
 from spam_cvat.evaluation import combine, evaluate
 from spam_cvat.formats.mot import GroundTruth
+from spam_cvat.hierarchy.edge_labels import true_edges
 from spam_cvat.hierarchy.levels import EXTENTS, stage_name
 from spam_cvat.hierarchy.motion_fit import Members
-from spam_cvat.training.pretrain import true_edges
 
 GAPS = (1, 2, 8, 32, 128)
 PEDESTRIAN = 1

@@ -27,6 +27,7 @@ from spam_cvat.errors import InputError
 from spam_cvat.evaluation import Scores
 from spam_cvat.evaluation.matching import cover, match_boxes
 from spam_cvat.formats import cvat, mot
+from spam_cvat.hierarchy.edge_labels import true_edges
 from spam_cvat.perception import perceive
 from spam_cvat.report import (
     Figure,
@@ -45,7 +46,6 @@ from spam_cvat.review.selection import CLICKS_PER_BOX, Budget
 from spam_cvat.review.sheets import render_sheet
 from spam_cvat.review.simulate import Asked, Case, EconomyRow, Simulation
 from spam_cvat.tracks import Tracks
-from spam_cvat.training.pretrain import true_edges
 from spam_cvat.training.render import CLIP, Clip, render_clip, write_video
 from spam_cvat.video import Video, open_video
 

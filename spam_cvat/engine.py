@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spam_cvat import __version__
-from spam_cvat.annotation import Annotation
+from spam_cvat.annotation import Annotation, candidate_edges
 from spam_cvat.answers import Answer, Clamps, digest, resolve
 from spam_cvat.detections import Detections, comparable, score_scale
 from spam_cvat.errors import InputError
@@ -24,8 +24,9 @@ from spam_cvat.hierarchy.assignment import Guard, People
 from spam_cvat.hierarchy.calibration import sigmoid
 from spam_cvat.hierarchy.ends import link_clip
 from spam_cvat.hierarchy.geometry import Clip
-from spam_cvat.hierarchy.levels import ClipResult, Policy, Scorer
+from spam_cvat.hierarchy.levels import EXTENTS, ClipResult, Policy, Scorer
 from spam_cvat.hierarchy.normalise import listed_once, looked_at, people_shaped
+from spam_cvat.hierarchy.recalibration import recalibrate
 from spam_cvat.hierarchy.stitching import Linked, clip_ranges, join_clips
 from spam_cvat.tracks import Tracks
 
@@ -44,6 +45,7 @@ class EngineConfig:
         gate: whether boxes may be dropped, by the gate or as a second one of the same object; without it every
             candidate enters the hierarchy and every track stays.
         max_gap: longest gap in seconds that is filled between two boxes of a track.
+        gap_confidence: boxes put into gaps are shown that are right with this probability at least.
         smooth: whether boxes are smoothed along the track as far as the scene bears it.
         min_seconds: shorter tracks are left out unless an answer holds them.
     """
@@ -51,6 +53,7 @@ class EngineConfig:
     min_score: float = 0.1
     gate: bool = True
     max_gap: float = 2.0
+    gap_confidence: float = 0.5
     smooth: bool = True
     min_seconds: float = 0.15
 
@@ -98,7 +101,16 @@ def annotate(
     node = linked.node.copy()
     inside = np.flatnonzero(node >= 0)
     node[inside[~stays[node[inside]]]] = -1
-    tracks = finish.make_tracks(judged, warps, node, clamps.boxes, max_gap=config.max_gap, smooth=config.smooth)
+    tracks = finish.make_tracks(
+        judged,
+        warps,
+        node,
+        clamps.boxes,
+        links=candidate_edges([level for level in linked.levels if level.extent > EXTENTS[0]]),
+        max_gap=config.max_gap,
+        least=config.gap_confidence,
+        smooth=config.smooth,
+    )
     provenance: dict[str, Any] = {
         "program": f"spam-cvat {__version__}",
         "weights": scorer.digest,
@@ -143,7 +155,7 @@ def _linked(
         seen = np.flatnonzero(plain[low:high])
         whole = Clip.create(window, motion)
         alone = whole if len(seen) == len(window) else Clip.create(window.select(seen), motion)
-        part = link_clip(alone, scorer, policy)
+        part = recalibrate(alone, link_clip(alone, scorer, policy), policy)
         if guard or (said >= 0).any():
             part = amend(whole, _spread(part, seen, len(window)), said, guard, scorer, policy)
         parts.append(part)

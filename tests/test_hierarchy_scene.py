@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
+from scene_clips import HEIGHT, clip_of
 
 from spam_cvat.annotation import Level
 from spam_cvat.detections import Detections, VideoInfo
 from spam_cvat.hierarchy import graph as graphs
 from spam_cvat.hierarchy.filling import fill
-from spam_cvat.hierarchy.finish import believable, smoothed
+from spam_cvat.hierarchy.finish import smoothed
 from spam_cvat.hierarchy.geometry import Clip, to_corners
 from spam_cvat.hierarchy.levels import (
     EXTENTS,
@@ -23,27 +24,6 @@ from spam_cvat.hierarchy.look import measure_look
 from spam_cvat.hierarchy.motion_fit import Members, measure_motion
 from spam_cvat.hierarchy.normalise import looked_at, people_shaped
 from spam_cvat.training.synthetic import generate_scene, preset
-
-HEIGHT = 100.0
-
-
-def clip_of(
-    x: np.ndarray, y: np.ndarray | None = None, *, score: float = 0.9, fps: float = 25.0, look: np.ndarray | None = None
-) -> tuple[Clip, np.ndarray]:
-    """People of one size at (people, frames) centres; the clip and who each row is."""
-    people, frames = x.shape
-    y = np.full(x.shape, 300.0) if y is None else y
-    half = np.array([0.2, 0.5]) * HEIGHT
-    centre = np.stack([x, y], axis=2).transpose(1, 0, 2).reshape(-1, 2)
-    box = np.concatenate([centre - half, centre + half], axis=1).astype(np.float32)
-    frame = np.repeat(np.arange(frames), people)
-    # Falling scores keep the order of the people within a frame.
-    scores = np.tile(score - 0.01 * np.arange(people), frames)
-    embedding = None if look is None else np.tile(look, (frames, 1)).astype(np.float32)
-    video = VideoInfo("scene", frames, 1920, 1080, fps)
-    return Clip.create(Detections.create(video, frame, box, scores, embedding=embedding), None), np.tile(
-        np.arange(people), frames
-    )
 
 
 def lasting_noise(rng: np.random.Generator, frames: int, size: float) -> np.ndarray:
@@ -101,41 +81,32 @@ def test_filled_gaps_are_smoothed_with_what_surrounds_them() -> None:
     np.testing.assert_allclose(box[:, 0], true.ravel(), atol=0.01 * HEIGHT)
 
 
-def three_with_gaps(unsure: float) -> tuple[Clip, np.ndarray]:
-    """One unseen for a second behind another, one in the open; ``unsure`` boxes for a sure one elsewhere."""
-    x = np.array([[400.0], [415.0], [900.0], [1500.0]]) + np.zeros((4, 100))
-    y = np.array([[300.0], [310.0], [300.0], [300.0]]) + np.zeros((4, 100))
-    clip, node = clip_of(x, y)
-    clip.score[node == 3] = np.where(clip.frame[node == 3] < 300 * unsure, 0.35, 0.05)
-    away = (clip.frame >= 40) & (clip.frame < 65)
-    return clip, np.where((node == 3) | (away & ((node == 0) | (node == 2))), -1, node)
-
-
-def test_long_gaps_of_a_watchful_detector_are_filled_where_somebody_stands_in_front() -> None:
-    clip, node = three_with_gaps(0.2)
-    rows = fill(clip, node, clip.box)
-    shown = believable(clip, rows)
-    np.testing.assert_array_equal(shown, (rows.row >= 0) | (rows.track == 0))
-    assert (~shown).sum() == 25
-
-
-def test_all_gaps_of_a_detector_that_reports_nothing_unsure_are_filled() -> None:
-    clip, node = three_with_gaps(0.0)
-    assert believable(clip, fill(clip, node, clip.box)).all()
-
-
-def test_gaps_of_a_detector_that_often_overlooks_people_are_filled() -> None:
-    clip, node = three_with_gaps(0.2)
-    blinks = (node == 1) & (clip.frame % 10 == 5)
-    assert believable(clip, fill(clip, np.where(blinks, -1, node), clip.box)).all()
-
-
 @pytest.mark.parametrize("frames", [1, 2, 3, 7])
 def test_short_tracks_stay_where_they_are(frames: int) -> None:
     clip, node = clip_of(np.full((1, frames), 400.0) + np.arange(frames))
     rows = fill(clip, node, clip.box)
     box, _ = smoothed(clip, rows)
     np.testing.assert_allclose(box, rows.box, atol=0.05)
+
+
+def test_who_comes_back_is_a_candidate_among_many_who_come_much_later() -> None:
+    # Somebody is away for half a second; ten others begin two seconds later, each about where the motion would lead.
+    back = {27 + k: 180.0 + 2 * (27 + k) for k in range(13)}
+    places = [{frame: 200.0 + 2 * frame for frame in range(15)}, back]
+    places += [{frame: 195.0 + k + 2 * frame for frame in range(50, 60)} for k in range(10)]
+    row = [(frame, x, person) for person, path in enumerate(places) for frame, x in path.items()]
+    frame, x, person = (np.array(column) for column in zip(*sorted(row), strict=True))
+    half = np.array([20.0, 50.0])
+    centre = np.stack([x, np.full(len(x), 300.0)], axis=1)
+    box = np.concatenate([centre - half, centre + half], axis=1)
+    video = VideoInfo("scene", 60, 1920, 1080, 25.0)
+    clip = Clip.create(Detections.create(video, frame, box, np.full(len(x), 0.9)), None)
+    nodes, members = graphs.tracklet_nodes(clip, person, np.ones(len(clip)))
+    motion = measure_motion(clip, members)
+    likely, hard = (graphs.tracklet_pairs(nodes, motion, clip, 64, hard=hard) for hard in (False, True))
+    assert (likely == [0, 1]).all(1).any()
+    assert not (hard == [0, 1]).all(1).any()
+    assert (likely[:, 0] == 0).sum() == (hard[:, 0] == 0).sum() == graphs.NEIGHBOURS
 
 
 @pytest.mark.parametrize("limit", [1, 50, 1000])

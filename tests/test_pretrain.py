@@ -11,7 +11,7 @@ from spam_cvat.hierarchy import graph as graphs
 from spam_cvat.hierarchy import weights
 from spam_cvat.hierarchy.calibration import logit, sigmoid
 from spam_cvat.hierarchy.levels import LIKE, STAGES, GeometryScorer, Policy
-from spam_cvat.training.pretrain import PretrainConfig, pretrain, samples_of, training_scene, true_edges
+from spam_cvat.training.pretrain import PretrainConfig, pretrain, samples_of, training_scene
 
 TINY = PretrainConfig(
     detection_scenes=4,
@@ -23,23 +23,6 @@ TINY = PretrainConfig(
     max_boxes=400,
     workers=1,
 )
-
-
-def test_an_edge_is_true_between_successive_tracklets_of_one_person() -> None:
-    # Person 1: nodes 0 (frames 0-1), 1 (frame 3), 3 (frame 5). Person 2: node 2 (frame 3). Node 4 (frame 6) is false.
-    frame = np.array([0, 1, 3, 3, 5, 6])
-    node = np.array([0, 0, 1, 2, 3, 4])
-    identity = np.array([1, 1, 1, 2, 1, 0])
-    edge = np.array([[0, 1], [0, 2], [0, 3], [1, 3], [2, 3], [3, 4]])
-    assert true_edges(edge, node, frame, identity).tolist() == [True, False, False, True, False, False]
-
-
-def test_a_tracklet_is_judged_by_the_ends_that_an_edge_joins() -> None:
-    # Node 0 is person 1 first and person 2 at its end.
-    frame = np.array([0, 1, 2, 3, 4, 5, 7])
-    node = np.array([0, 0, 0, 0, 0, 0, 1])
-    identity = np.array([1, 1, 1, 2, 2, 2, 2])
-    assert true_edges(np.array([[0, 1]]), node, frame, identity).tolist() == [True]
 
 
 def test_samples_have_finite_features_and_labels_of_both_kinds() -> None:

@@ -34,6 +34,7 @@ from spam_cvat.hierarchy.levels import (
     tracklet_graph,
 )
 from spam_cvat.hierarchy.motion_fit import Members
+from spam_cvat.hierarchy.recalibration import shifted
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -97,7 +98,8 @@ def amend(
     linked = replace(free, node=piece, track_gate=track_gate, levels=(*free.levels, *levels))
     linked = link_ends(clip, linked, scorer, policy, opened)
     guard.absorb(linked.node)
-    return linked
+    new_levels = (shifted(level, free.shift) for level in linked.levels[len(free.levels) :])
+    return replace(linked, levels=(*free.levels, *new_levels))
 
 
 def _links_of(node: Ints, levels: tuple[Level, ...]) -> _Links:

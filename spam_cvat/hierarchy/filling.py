@@ -23,7 +23,7 @@ class Rows:
         track: (M,) 0 .. T - 1.
         row: (M,) row of the clip, -1 where filled.
         box: (M, 4) cx, cy, w, h in clip coordinates.
-        score: (M,).
+        score: (M,) of a filled row the lower one of the boxes before and after the gap.
         gap: (M,) length in frames of the gap a filled box lies in, 0 for seen boxes.
     """
 
@@ -49,7 +49,7 @@ def fill(clip: Clip, node: Ints, box: Floats) -> Rows:
     here, there = box[rows[source]], box[rows[following]]
     score = np.where(
         filled,
-        0.5 * np.minimum(clip.score[rows[source]], clip.score[rows[following]]),
+        np.minimum(clip.score[rows[source]], clip.score[rows[following]]),
         clip.score[rows[source]],
     )
     return Rows(

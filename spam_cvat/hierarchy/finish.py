@@ -12,7 +12,7 @@ it does: where people walk, that is wide and gives what an annotator's few key f
 much worse without the nearest neighbours than with them, it is not errors that change so fast but people, who dance:
 boxes stay as they are.
 
-A gap is filled where the person may well have been there unseen, see :func:`believable`.
+A gap is filled where the person may well have been there unseen, and where interpolation says, see :mod:`gaps`.
 """
 
 from collections.abc import Mapping
@@ -23,11 +23,12 @@ from numpy.typing import NDArray
 from scipy.linalg import solveh_banded
 from scipy.stats import rankdata
 
+from spam_cvat.annotation import Edges
 from spam_cvat.boxes import warp_boxes
 from spam_cvat.detections import Detections
 from spam_cvat.hierarchy.filling import Rows, fill
-from spam_cvat.hierarchy.geometry import Clip, shared_area, to_corners
-from spam_cvat.hierarchy.grouping import pair_ranges
+from spam_cvat.hierarchy.gaps import believable, confidence
+from spam_cvat.hierarchy.geometry import Clip, to_corners
 from spam_cvat.hierarchy.stitching import clip_ranges
 from spam_cvat.tracks import Tracks, spread_corrections
 
@@ -53,13 +54,6 @@ UNMOVED, WIDEST_UNMOVED = 0.0025, 4.0
 SIZE_SECONDS = 0.13
 # Widths are chosen on tracks with about so many boxes at most.
 SAMPLE = 5000
-# A detector is watchful that makes this many unsure boxes for a sure one (unsure: of a confidence between these shares
-# of its surest) and overlooks people in the open for a moment in this share of all boxes at most. Where a track of its
-# boxes breaks off for longer than so many seconds, only those gaps are filled in which somebody nearer covers this much
-# of the person's place, half of the time at least: on the MOT17 first halves 0.5 to 0.7 of the boxes put there are
-# right, and 0.04 to 0.5 of those put into long gaps in the open.
-WATCHFUL, UNSURE, OVERLOOKED = 0.1, (0.2, 0.5), 0.015
-OPEN_SECONDS, HIDDEN = 0.5, 0.3
 # A corrected box speaks for its neighbours this many seconds around it.
 CORRECTION_REACH = 1.0
 # A box put into a gap says as much about its place as this share of a usual seen one.
@@ -151,36 +145,6 @@ def _best_widths(track: Ints, box: Floats, weight: Floats, seen: NDArray[np.bool
     return width
 
 
-def believable(clip: Clip, rows: Rows) -> NDArray[np.bool_]:
-    """Which rows (M,) are seen, or in gaps in which the person may well have been there unseen."""
-    out = np.ones(len(rows.frame), bool)
-    filled = np.flatnonzero(rows.gap > 0)
-    low, high = (clip.surest * share for share in UNSURE)
-    unsure, sure = (clip.score >= low) & (clip.score < high), clip.score >= high
-    if not len(filled) or unsure.sum() < WATCHFUL * sure.sum():
-        return out
-    hidden = _covered(rows, filled) > HIDDEN
-    long = rows.gap[filled] > OPEN_SECONDS * clip.fps
-    if not long.any() or (~hidden & ~long).sum() > OVERLOOKED * (len(out) - len(filled)):
-        return out
-    gap = np.cumsum(np.diff(filled, prepend=filled[0]) != 1) - 1
-    out[filled[long]] = (np.bincount(gap, hidden) >= 0.5 * np.bincount(gap))[gap[long]]
-    return out
-
-
-def _covered(rows: Rows, some: Ints) -> Floats:
-    """Largest share of ``some`` (K,) rows' boxes that a nearer track's box of the frame covers, (K,)."""
-    order = np.argsort(rows.frame, kind="stable")
-    start = np.searchsorted(rows.frame[order], np.arange(int(rows.frame.max()) + 2))
-    frame = rows.frame[some]
-    mine, place = pair_ranges(np.arange(len(some)), np.ones(len(some), np.int64), start[frame], np.diff(start)[frame])
-    box, other = rows.box[some[mine]], rows.box[order[place]]
-    nearer = other[:, 1] + other[:, 3] / 2 > box[:, 1] + box[:, 3] / 2
-    covered = np.zeros(len(some))
-    np.maximum.at(covered, mine, nearer * shared_area(box, other) / box[:, 2:].prod(1))
-    return covered
-
-
 def to_video(clip: Clip, rows: Rows, box: Floats) -> Floats:
     """Boxes of clip coordinates as corners in the pixels of their own frames. (M, 4) -> (M, 4)."""
     size = np.maximum(box[:, 2:], 1e-3)
@@ -196,7 +160,9 @@ def make_tracks(
     node: Ints,
     corrected: Mapping[int, tuple[float, float, float, float]],
     *,
+    links: Edges,
     max_gap: float,
+    least: float,
     smooth: bool,
 ) -> Tracks:
     """The final tracks of a video, made stretch by stretch in bounded memory.
@@ -206,7 +172,9 @@ def make_tracks(
         warps: camera motion or None.
         node: (N,) identity of each row, -1 for none.
         corrected: rows whose box a human drew; used exactly as given, and carried over to the boxes around them.
+        links: between the detections, with probabilities, of gaps at least.
         max_gap: longest gap in seconds that is filled.
+        least: boxes put into gaps are shown that are right with this probability at least.
         smooth: whether boxes are smoothed along the track.
 
     Returns:
@@ -225,12 +193,13 @@ def make_tracks(
         clip = Clip.create(detections.window(low, high), None if warps is None else warps[low:high])
         filled = fill(clip, part, clip.box)
         pixels = to_video(clip, filled, smoothed(clip, filled)[0] if smooth else filled.box)
-        shown = believable(clip, filled)
+        sure = confidence(filled, links, int(first))
+        shown = believable(clip, filled) & (sure >= least)
         shown &= (filled.gap <= max_gap * video.fps) & (filled.frame + low >= start) & (filled.frame + low < stop)
         shown &= ((pixels[:, 2:] - pixels[:, :2]) > 0).all(1)
         source = np.where(filled.row >= 0, filled.row + first, -1)
         columns.append(
-            (filled.frame[shown] + low, filled.track[shown], pixels[shown], filled.score[shown], source[shown])
+            (filled.frame[shown] + low, filled.track[shown], pixels[shown], (filled.score * sure)[shown], source[shown])
         )
     if not columns:
         return Tracks.empty(video, detections.labels)

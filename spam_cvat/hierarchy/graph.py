@@ -32,6 +32,7 @@ from spam_cvat.hierarchy.grouping import (
 )
 from spam_cvat.hierarchy.look import SceneLook, measure_look
 from spam_cvat.hierarchy.motion_fit import (
+    JITTER,
     MAX_WINDOW,
     MEMORY,
     MODELS,
@@ -382,20 +383,29 @@ def _tracklet_features(clip: Clip, members: Members, tail: Ends, head: Ends, las
     )
 
 
-def tracklet_pairs(nodes: Nodes, motion: SceneMotion, clip: Clip, extent: int) -> Ints:
+def tracklet_pairs(nodes: Nodes, motion: SceneMotion, clip: Clip, extent: int, *, hard: bool = False) -> Ints:
     """Candidate edges between tracklets less than ``extent`` frames apart, mutually among the likeliest. (E, 2).
 
-    The pruning cost is the smallest residual of the three motion models in units of the scene's error, so a link
-    across an occlusion, which is far in pixels, survives when its motion fits.
+    A link across an occlusion, which is far in pixels, survives when its motion fits. But how well it fits is not
+    enough: over a long gap almost everything fits, and what begins at last, far away, would crowd out who comes back
+    at once. So candidates are ranked by how improbable it is that they begin just there and then.
+
+    Args:
+        nodes: of the level.
+        motion: the scene's prediction errors.
+        clip: the boxes.
+        extent: frames.
+        hard: rank by fit alone after all, as networks are trained: those candidates are the hardest to tell apart.
     """
     pairs, cost, mine = [np.zeros((0, 2), np.int64)], [np.zeros(0)], [np.zeros(0, bool)]
     for some in _pairs_within_reach(nodes, clip, extent):
-        likely = edge_geometry(nodes, some, motion, clip).cost
+        geometry = edge_geometry(nodes, some, motion, clip)
+        unlikely = geometry.cost if hard else geometry.improbability
         # All candidates of an earlier node are here; those of a later one may come in several lots.
-        best = among_best(some[:, 0], likely, NEIGHBOURS)
-        kept = best | among_best(some[:, 1], likely, NEIGHBOURS)
+        best = among_best(some[:, 0], unlikely, NEIGHBOURS)
+        kept = best | among_best(some[:, 1], unlikely, NEIGHBOURS)
         pairs.append(some[kept])
-        cost.append(likely[kept])
+        cost.append(unlikely[kept])
         mine.append(best[kept])
     pair = np.concatenate(pairs)
     pair = pair[np.concatenate(mine) & among_best(pair[:, 1], np.concatenate(cost), NEIGHBOURS)]
@@ -435,7 +445,12 @@ def _pairs_within_reach(nodes: Nodes, clip: Clip, extent: int) -> Iterator[Ints]
 
 @dataclass(frozen=True)
 class EdgeGeometry:
-    """Residuals of an edge's motion models, see :func:`edge_geometry`."""
+    """Residuals of an edge's motion models, see :func:`edge_geometry`.
+
+    ``cost`` (E,) says how badly the edge fits, whatever the gap. ``improbability`` (E,) adds how much room there was to
+    fit: it is the negative log of the density with which the later node is expected at that very place and time, less
+    that of what fits exactly in the next frame. Between successive frames both are the same.
+    """
 
     gap: Ints
     seconds: Floats
@@ -445,6 +460,7 @@ class EdgeGeometry:
     offset: Floats
     error: Floats
     cost: Floats
+    improbability: Floats
 
 
 def edge_geometry(nodes: Nodes, edge: Ints, motion: SceneMotion, clip: Clip) -> EdgeGeometry:
@@ -466,10 +482,14 @@ def edge_geometry(nodes: Nodes, edge: Ints, motion: SceneMotion, clip: Clip) -> 
     offset = (apart - (va + vb) / 2) / unit
     error = np.stack([motion.error(m, gap) for m in range(MODELS)], axis=1)
     middle = np.linalg.norm(offset, axis=2)
-    ratio = (middle / error).min(1)
-    size = np.log(nodes.head.height[b] / nodes.tail.height[a])
+    size = 1.5 * np.log1p((np.log(nodes.head.height[b] / nodes.tail.height[a]) / 0.12) ** 2 / 2)
     # Heavy-tailed, as residuals are: the negative log of a Student density in the plane, plus the log of its area.
-    cost = 1.5 * np.log1p(ratio**2 / 2) + 1.5 * np.log1p((size / 0.12) ** 2 / 2)
+    place = 1.5 * np.log1p((middle / error) ** 2 / 2)
+    # The area that the density has been freed of; of how long people stay unseen nothing is said but that it has no
+    # scale.
+    nearest = np.array([motion.error(m, np.ones(1))[0] for m in range(MODELS)])
+    spread = 2 * np.log((error + JITTER) / (nearest + JITTER))
+    improbability = (place + spread).min(1) + size + np.log(gap)
     return EdgeGeometry(
         gap,
         seconds,
@@ -478,7 +498,8 @@ def edge_geometry(nodes: Nodes, edge: Ints, motion: SceneMotion, clip: Clip) -> 
         middle,
         offset,
         error,
-        cost,
+        place.min(1) + size,
+        improbability,
     )
 
 

@@ -4,8 +4,8 @@ In: a clip and a scorer (the trained network, or plain geometry). Out: an identi
 logits, and a record of every level's candidate edges.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -93,6 +93,8 @@ class Policy:
             that both its boxes are real.
         link: the levels above.
         end: open ends of tracks take a link above this: nothing is decided after it.
+        hard_candidates: candidates above level 0 are those that fit best however long the gap, see
+            :func:`graph.tracklet_pairs`; for training.
         track: a track is real when the mean of its own log odds and of its boxes' lies above this.
     """
 
@@ -105,6 +107,7 @@ class Policy:
     link: float = 0.5
     end: float = 0.0
     track: float = 1.0
+    hard_candidates: bool = False
 
 
 UNTANGLE_EXTENT = 64
@@ -153,6 +156,7 @@ class ClipResult:
         levels: records of all levels.
         motion: the scene's prediction errors.
         support: (20,) what a confidence is worth in this clip, see :func:`graph.support_table`.
+        shift: per stage, what its log odds were moved by to fit this clip, see :mod:`recalibration`.
     """
 
     node: Ints
@@ -161,6 +165,7 @@ class ClipResult:
     levels: tuple[Level, ...]
     motion: SceneMotion
     support: Floats
+    shift: Mapping[str, float] = field(default_factory=dict)
 
 
 def run_clip(
@@ -193,7 +198,7 @@ def run_clip(
     levels.append(record)
     motion = measure_motion(clip, Members.of(node))
     for level, extent in enumerate(extents[1:], start=1):
-        graph = tracklet_graph(clip, node, lasting, motion, extent)
+        graph = tracklet_graph(clip, node, lasting, motion, extent, hard=policy.hard_candidates)
         _, logit = scorer.tracklets(graph, level)
         node, record = link_nodes(node, graph.edge, logit, policy.link, scorer, stage_name("level", level), extent)
         levels.append(record)
@@ -239,11 +244,18 @@ def is_thing(clip: Clip, node: Ints) -> NDArray[np.bool_]:
 
 
 def tracklet_graph(
-    clip: Clip, node: Ints, lasting: Floats, motion: SceneMotion, extent: int, guard: Guard | None = None
+    clip: Clip,
+    node: Ints,
+    lasting: Floats,
+    motion: SceneMotion,
+    extent: int,
+    guard: Guard | None = None,
+    *,
+    hard: bool = False,
 ) -> Graph:
     """The graph of a level above 0; what answers forbid is no candidate, what they demand is one."""
     nodes, _ = graphs.tracklet_nodes(clip, node, lasting)
-    pairs = graphs.tracklet_pairs(nodes, motion, clip, extent)
+    pairs = graphs.tracklet_pairs(nodes, motion, clip, extent, hard=hard)
     if guard:
         forced = guard.forced(node)
         gap = nodes.head.frame[forced[:, 1]] - nodes.tail.frame[forced[:, 0]]
@@ -327,7 +339,7 @@ def untangle(
     segment, clear = cuts.segment, cuts.clear
     nodes, _ = graphs.tracklet_nodes(clip, clear, lasting)
     total = int(segment.max()) + 1
-    pairs = graphs.tracklet_pairs(nodes, motion, clip, UNTANGLE_EXTENT)
+    pairs = graphs.tracklet_pairs(nodes, motion, clip, UNTANGLE_EXTENT, hard=policy.hard_candidates)
     opened, begun = np.zeros(total, bool), np.zeros(total, bool)
     opened[cuts.link[:, 0]] = begun[cuts.link[:, 1]] = True
     pairs = pairs[opened[pairs[:, 0]] | begun[pairs[:, 1]]]
@@ -492,7 +504,7 @@ def link_weak(
         return node
     node = compact(np.where(late, chain + int(node.max(initial=-1)) + 1, node))
     for level in WEAK_LEVELS[1:]:
-        graph = tracklet_graph(clip, node, lasting, motion, extents[level])
+        graph = tracklet_graph(clip, node, lasting, motion, extents[level], hard=policy.hard_candidates)
         _, logit = scorer.tracklets(graph, level)
         new = np.bincount(node[late], minlength=len(graph.x)) > 0
         some = new[graph.edge].any(1)

@@ -26,6 +26,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from spam_cvat.hierarchy import graph as graphs
 from spam_cvat.hierarchy.calibration import fit_platt, logit
+from spam_cvat.hierarchy.edge_labels import true_edges
 from spam_cvat.hierarchy.ends import link_clip
 from spam_cvat.hierarchy.geometry import Clip
 from spam_cvat.hierarchy.graph import Graph
@@ -160,42 +161,6 @@ def _majority(node: NDArray[np.int64], identity: NDArray[np.int64]) -> NDArray[n
     return real >= 0.5 * members.count
 
 
-def true_edges(
-    edge: NDArray[np.int64], node: NDArray[np.int64], frame: NDArray[np.int64], identity: NDArray[np.int64]
-) -> NDArray[np.bool_]:
-    """Which edges join successive tracklets of one person, (E,).
-
-    A tracklet's identity is that of its end: of its last (or first) three boxes the most frequent one, so that an edge
-    is judged by the boxes it joins even where the tracklet has a mistake further inside.
-    """
-    members = Members.of(node)
-    if not len(edge):
-        return np.zeros(0, bool)
-    tail, head = _end_identity(members, identity, -1), _end_identity(members, identity, 1)
-    end, begin = frame[members.last], frame[members.first]
-    a, b = edge.T
-    same = (tail[a] == head[b]) & (tail[a] > 0)
-    # The next tracklet that starts with this person, and the previous one that ends with it.
-    span = int(frame.max(initial=0)) + 2
-    starts = np.sort(head * span + begin)
-    ends = np.sort(tail * span + end)
-    after = np.searchsorted(starts, tail * span + end, side="right")
-    before = np.searchsorted(ends, head * span + begin, side="left") - 1
-    following = starts[np.minimum(after, len(starts) - 1)]
-    previous = ends[np.maximum(before, 0)]
-    return same & (following[a] == head[b] * span + begin[b]) & (previous[b] == tail[a] * span + end[a])
-
-
-def _end_identity(members: Members, identity: NDArray[np.int64], direction: int) -> NDArray[np.int64]:
-    base = members.start if direction > 0 else members.start + members.count - 1
-    picks = []
-    for k in range(3):
-        step = np.minimum(k, members.count - 1)
-        picks.append(identity[members.row[base + direction * step]])
-    first, second, third = picks
-    return np.where((second == third) & (second > 0), second, first)
-
-
 def first_samples(clip: Clip, identity: NDArray[np.int64]) -> list[Sample]:
     """The graph of level 0 alone, with labels."""
     pairs = graphs.adjacent_pairs(clip)
@@ -245,7 +210,8 @@ def make(task: Task) -> list[Sample]:
         return first_samples(clip, identity)
     networks = from_bytes(task.weights)
     scorer = Halfway(networks, GeometryScorer()) if task.stage == "halfway" else networks
-    policy = replace(Policy(), gate=float(np.random.default_rng([task.seed, 78]).uniform(*GATES)))
+    gate = float(np.random.default_rng([task.seed, 78]).uniform(*GATES))
+    policy = replace(Policy(), gate=gate, hard_candidates=True)
     return [s for s in samples_of(clip, identity, scorer, policy) if s.level and len(s.graph.x)]
 
 
