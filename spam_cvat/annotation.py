@@ -65,8 +65,8 @@ class Edges:
     """Candidate edges of all levels as pairs of boxes: the last of the earlier node, the first of the later one.
 
     Attributes:
-        last: (E,) rows.
-        first: (E,) rows.
+        last: (E,) rows, ascending.
+        first: (E,) rows, ascending among those of one ``last``; no pair occurs twice.
         probability: (E,) of the highest level that weighed this very pair: it saw the most context.
     """
 
@@ -79,11 +79,10 @@ class Edges:
         out = np.full(len(last), np.nan)
         if len(self.last):
             key = self.last * (1 << 32) + self.first
-            order = np.argsort(key)
             wanted = last.astype(np.int64) * (1 << 32) + first
-            place = np.minimum(np.searchsorted(key, wanted, sorter=order), len(key) - 1)
-            hit = key[order[place]] == wanted
-            out[hit] = self.probability[order[place[hit]]]
+            place = np.minimum(np.searchsorted(key, wanted), len(key) - 1)
+            hit = key[place] == wanted
+            out[hit] = self.probability[place[hit]]
         return out
 
     def belief(self, last: NDArray[np.int64], first: NDArray[np.int64]) -> NDArray[np.float64]:
