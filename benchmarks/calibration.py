@@ -22,7 +22,7 @@ from benchmarks.study import CANDIDATE, identities, true_identities
 from spam_cvat.annotation import Annotation, Level
 from spam_cvat.engine import annotate
 from spam_cvat.hierarchy.calibration import expected_calibration_error
-from spam_cvat.hierarchy.edge_labels import true_edges
+from spam_cvat.hierarchy.edge_labels import true_links
 from spam_cvat.hierarchy.levels import STAGES
 from spam_cvat.training.synthetic import generate_scene, random_config
 
@@ -99,7 +99,7 @@ def rows_of(data: str, weights: Path | None) -> list[Row]:
         for level in result.levels:
             name = f"edges, {level.stage}"
             identity = scene.linked[kind_of(level)]
-            truth = true_edges(level.edge.astype(np.int64), level.node.astype(np.int64), frame, identity.clip(0))
+            truth = true_links(level, frame, identity.clip(0))
             counts = (identity[level.boxes()] != IGNORED).all(1)
             stated.setdefault(name, []).append(level.probability[counts].astype(np.float64))
             true.setdefault(name, []).append(truth[counts])

@@ -27,7 +27,7 @@ from spam_cvat.errors import InputError
 from spam_cvat.evaluation import Scores
 from spam_cvat.evaluation.matching import cover, match_boxes
 from spam_cvat.formats import cvat, mot
-from spam_cvat.hierarchy.edge_labels import true_edges
+from spam_cvat.hierarchy.edge_labels import true_links
 from spam_cvat.perception import perceive
 from spam_cvat.report import (
     Figure,
@@ -397,9 +397,8 @@ def calibrations(annotation: Annotation, truth: Tracks) -> list[Reliability]:
     stated, true = [], []
     for level in annotation.levels:
         if len(level.edge):
-            edge, node = level.edge.astype(np.int64), level.node.astype(np.int64)
             stated.append(level.probability)
-            true.append(true_edges(edge, node, found.frame.astype(np.int64), identity))
+            true.append(true_links(level, found.frame.astype(np.int64), identity))
     if stated:
         out.append(Reliability.of("links, all levels", np.concatenate(stated), np.concatenate(true)))
     return out

@@ -101,12 +101,14 @@ def annotate(
     node = linked.node.copy()
     inside = np.flatnonzero(node >= 0)
     node[inside[~stays[node[inside]]]] = -1
+    # Links over gaps, which level 0 has none of.
+    over_gaps = candidate_edges([level for level in linked.levels if level.extent > EXTENTS[0]])
     tracks = finish.make_tracks(
         judged,
         warps,
         node,
         clamps.boxes,
-        links=candidate_edges([level for level in linked.levels if level.extent > EXTENTS[0]]),
+        links=over_gaps,
         max_gap=config.max_gap,
         least=config.gap_confidence,
         smooth=config.smooth,

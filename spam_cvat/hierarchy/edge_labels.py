@@ -6,7 +6,13 @@ In: edges of one level and an identity per row. Out: a truth value per edge.
 import numpy as np
 from numpy.typing import NDArray
 
+from spam_cvat.annotation import Level
 from spam_cvat.hierarchy.motion_fit import Members
+
+
+def true_links(level: Level, frame: NDArray[np.int64], identity: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which of a record's candidates join successive tracklets of one person, (E,); see :func:`true_edges`."""
+    return true_edges(level.edge.astype(np.int64), level.node.astype(np.int64), frame, identity)
 
 
 def true_edges(

@@ -99,7 +99,7 @@ def link_ends(
         The result with joined tracks, and a record of the links more. Boxes of two joined tracks in one frame are
         left out of one of them.
     """
-    real = (found.track_gate > 0) | np.isneginf(policy.gate)
+    real = found.passing(policy)
     if opened:
         real[found.node[opened.held & (found.node >= 0)]] = True
     name = np.flatnonzero(real)

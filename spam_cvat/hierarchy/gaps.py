@@ -59,8 +59,9 @@ class Predictability:
 
 
 def _middle_of(before: Floats, after: Floats) -> Floats:
-    """Length of the gap whose middle is as hard to tell: as that of a Brownian bridge, the error's variance is the
-    product of the distances to both ends over their sum.
+    """Length of the gap whose middle is as hard to tell.
+
+    As that of a Brownian bridge, the error's variance is the product of the distances to both ends over their sum.
     """
     return 4 * before * after / (before + after)
 

@@ -15,6 +15,7 @@ margins to the best alternative at both ends are features.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -445,12 +446,7 @@ def _pairs_within_reach(nodes: Nodes, clip: Clip, extent: int) -> Iterator[Ints]
 
 @dataclass(frozen=True)
 class EdgeGeometry:
-    """Residuals of an edge's motion models, see :func:`edge_geometry`.
-
-    ``cost`` (E,) says how badly the edge fits, whatever the gap. ``improbability`` (E,) adds how much room there was to
-    fit: it is the negative log of the density with which the later node is expected at that very place and time, less
-    that of what fits exactly in the next frame. Between successive frames both are the same.
-    """
+    """Residuals of an edge's motion models, see :func:`edge_geometry`."""
 
     gap: Ints
     seconds: Floats
@@ -459,15 +455,40 @@ class EdgeGeometry:
     middle: Floats
     offset: Floats
     error: Floats
-    cost: Floats
-    improbability: Floats
+    nearest: Floats
+    size: Floats
+
+    @cached_property
+    def cost(self) -> Floats:
+        """How badly the edge fits, whatever the gap, (E,).
+
+        Heavy-tailed, as residuals are: the negative log of a Student density in the plane, plus the log of its area.
+        """
+        return _student((self.middle / self.error).min(1)) + self.size
+
+    @cached_property
+    def improbability(self) -> Floats:
+        """The same and how much room there was to fit, (E,).
+
+        It is the negative log of the density with which the later node is expected at that very place and time, less
+        that of what fits exactly in the next frame; between successive frames it is the cost. Of how long people stay
+        unseen it takes nothing for granted but that there is no usual time.
+        """
+        area = 2 * np.log((self.error + JITTER) / (self.nearest + JITTER))
+        return (_student(self.middle / self.error) + area).min(1) + self.size + np.log(self.gap)
+
+
+def _student(ratio: Floats) -> Floats:
+    """Negative log of a Student density in the plane, less its value in the middle."""
+    return 1.5 * np.log1p(ratio**2 / 2)
 
 
 def edge_geometry(nodes: Nodes, edge: Ints, motion: SceneMotion, clip: Clip) -> EdgeGeometry:
     """Predict each earlier node forward, each later node backward, and both to the middle of the gap.
 
     Residuals have the shape (E, MODELS) and the unit of mean heights; ``offset`` (E, MODELS, 2) is the middle's, with
-    its sign; ``error`` (E, MODELS) is the scene's error over that gap.
+    its sign; ``error`` (E, MODELS) is the scene's error over that gap, ``nearest`` (MODELS,) that of the next frame;
+    ``size`` (E,) is the cost of the change in height.
     """
     a, b = edge.T
     gap = nodes.head.frame[b] - nodes.tail.frame[a]
@@ -482,14 +503,7 @@ def edge_geometry(nodes: Nodes, edge: Ints, motion: SceneMotion, clip: Clip) -> 
     offset = (apart - (va + vb) / 2) / unit
     error = np.stack([motion.error(m, gap) for m in range(MODELS)], axis=1)
     middle = np.linalg.norm(offset, axis=2)
-    size = 1.5 * np.log1p((np.log(nodes.head.height[b] / nodes.tail.height[a]) / 0.12) ** 2 / 2)
-    # Heavy-tailed, as residuals are: the negative log of a Student density in the plane, plus the log of its area.
-    place = 1.5 * np.log1p((middle / error) ** 2 / 2)
-    # The area that the density has been freed of; of how long people stay unseen nothing is said but that it has no
-    # scale.
-    nearest = np.array([motion.error(m, np.ones(1))[0] for m in range(MODELS)])
-    spread = 2 * np.log((error + JITTER) / (nearest + JITTER))
-    improbability = (place + spread).min(1) + size + np.log(gap)
+    size = _student(np.log(nodes.head.height[b] / nodes.tail.height[a]) / 0.12)
     return EdgeGeometry(
         gap,
         seconds,
@@ -498,8 +512,8 @@ def edge_geometry(nodes: Nodes, edge: Ints, motion: SceneMotion, clip: Clip) -> 
         middle,
         offset,
         error,
-        place.min(1) + size,
-        improbability,
+        np.array([motion.error(m, np.ones(1))[0] for m in range(MODELS)]),
+        size,
     )
 
 

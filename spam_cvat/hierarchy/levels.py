@@ -167,6 +167,10 @@ class ClipResult:
     support: Floats
     shift: Mapping[str, float] = field(default_factory=dict)
 
+    def passing(self, policy: Policy) -> NDArray[np.bool_]:
+        """Which identities the tracks' gate lets pass, (T,): all of them where there is no gate."""
+        return (self.track_gate > 0) | np.isneginf(policy.gate)
+
 
 def run_clip(
     clip: Clip,

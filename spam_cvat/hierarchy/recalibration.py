@@ -19,7 +19,7 @@ from scipy.optimize import brentq
 
 from spam_cvat.annotation import Level
 from spam_cvat.hierarchy.calibration import logit, sigmoid
-from spam_cvat.hierarchy.edge_labels import true_edges
+from spam_cvat.hierarchy.edge_labels import true_links
 from spam_cvat.hierarchy.geometry import Clip
 from spam_cvat.hierarchy.levels import LIKE, UNTANGLE_AFTER, ClipResult, Policy, stage_name
 
@@ -39,14 +39,14 @@ def recalibrate(clip: Clip, found: ClipResult, policy: Policy) -> ClipResult:
         found: the clip, linked without answers.
         policy: by which it was linked. Boxes of tracks that its gate does not let pass belong to nobody.
     """
-    real = (found.track_gate > 0) | np.isneginf(policy.gate)
+    real = found.passing(policy)
     track = np.zeros(len(clip), np.int64)
     inside = np.flatnonzero(found.node >= 0)
     track[inside] = np.where(real[found.node[inside]], found.node[inside] + 1, 0)
     shift = {}
     for level in found.levels:
         if level.stage not in SETTLED and len(level.edge):
-            held = true_edges(level.edge.astype(np.int64), level.node.astype(np.int64), clip.frame, track)
+            held = true_links(level, clip.frame, track)
             shift[level.stage] = intercept(logit(level.probability.astype(np.float64)), held)
     return replace(found, levels=tuple(shifted(level, shift) for level in found.levels), shift=shift)
 

@@ -26,7 +26,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from spam_cvat.hierarchy import graph as graphs
 from spam_cvat.hierarchy.calibration import fit_platt, logit
-from spam_cvat.hierarchy.edge_labels import true_edges
+from spam_cvat.hierarchy.edge_labels import true_edges, true_links
 from spam_cvat.hierarchy.ends import link_clip
 from spam_cvat.hierarchy.geometry import Clip
 from spam_cvat.hierarchy.graph import Graph
@@ -247,7 +247,7 @@ def state(task: Task) -> list[Stated]:
         (
             level.stage,
             level.probability.astype(np.float64),
-            true_edges(level.edge.astype(np.int64), level.node.astype(np.int64), clip.frame, identity),
+            true_links(level, clip.frame, identity),
         )
         for level in result.levels
     ]
